@@ -1,0 +1,41 @@
+# make demo, make test: all that is needed is Python 3.11, make and git.
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.installed
+export PYTHONDONTWRITEBYTECODE=
+export NUMBA_CACHE_DIR ?= $(CURDIR)/.venv/numba
+
+.PHONY: setup demo test bench check lock clean
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "ssmd needs Python 3.11 as '$(PYTHON)'; or say: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-uv.lock
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@$(BIN)/python -c "import pathlib,sysconfig; pathlib.Path(sysconfig.get_path('purelib'),'ssmd-checkout.pth').write_text('$(CURDIR)\n')"
+	@printf '#!%s\nimport sys\nfrom ssmd.cli import main\nsys.exit(main())\n' '$(CURDIR)/$(BIN)/python' > $(BIN)/ssmd && chmod +x $(BIN)/ssmd
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/ssmd demo $(if $(DEMO_RECORDING),--recording "$(DEMO_RECORDING)")
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tests/audit_dependencies.py
+
+bench: $(STAMP)
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+lock: $(STAMP)
+	$(BIN)/uv pip compile --quiet --no-emit-index-url --no-emit-find-links --universal --python-version 3.11 --generate-hashes --extra dev pyproject.toml -o requirements.lock
+	echo uv | $(BIN)/uv pip compile --quiet --no-emit-index-url --no-emit-find-links --universal --python-version 3.11 --generate-hashes - -o requirements-uv.lock
+
+clean:
+	rm -rf .venv build dist .ssmd

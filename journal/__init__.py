@@ -1,0 +1,1 @@
+"""The journal: entries, their wire form, and the places they are kept."""

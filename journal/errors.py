@@ -1,0 +1,116 @@
+"""Every error ssmd raises on purpose, split by who must act.
+
+::
+
+    SsmdError
+    ├── CallerError            the caller asked for something that cannot be (exit 2)
+    │   ├── BadSubject         a name or subject breaks the rules
+    │   ├── EntryTooLarge      an entry exceeds the server's message limit; nothing was sent
+    │   ├── NotFound           no such symbol, date, position or stream; carries the nearest names
+    │   └── NothingToVerify    a verification had nothing to compare
+    ├── VenueError             the venue refused or failed
+    │   ├── VenueRefused       final: wrong key, wrong clock, wrong path
+    │   └── VenueUnavailable   worth a retry
+    ├── StoreError             the journal or the object storage
+    │   ├── JournalUnavailable worth a retry: no answer, no leader, connection lost
+    │   ├── JournalFull        the stream or the disk refuses more
+    │   ├── JournalRefused     final: server too old, unsafe settings, no permission
+    │   ├── Fenced             another instance of this writer holds the lease
+    │   └── StorageError       objects could not be read or written
+    └── CorruptionError        stored data is not what it must be; never retried
+        ├── HoleInStream       an unfiltered read was not contiguous
+        ├── IdConflict         one id, two contents
+        └── BadObject          an object does not match its hash or its format
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+
+class SsmdError(Exception):
+    """Root of the tree. The message says what happened and what to do next."""
+
+
+class CallerError(SsmdError):
+    """The request cannot be carried out as it stands."""
+
+
+class BadSubject(CallerError):
+    """A name, token or subject breaks the rules of `journal.subjects`."""
+
+
+class EntryTooLarge(CallerError):
+    """An encoded entry exceeds the journal's limit; nothing was sent."""
+
+
+class NotFound(CallerError):
+    """No such thing; `nearest` holds up to five similar names."""
+
+    def __init__(self, what: str, name: str, known: Sequence[str] = ()) -> None:
+        self.what = what
+        self.name = name
+        self.nearest = get_close_matches(name, known, n=5, cutoff=0.4) or sorted(known)[:5]
+        hint = f"; nearest: {', '.join(self.nearest)}" if self.nearest else ""
+        super().__init__(f"no {what} {name!r}{hint}")
+
+
+class NothingToVerify(CallerError):
+    """A verification found nothing to compare with."""
+
+
+class VenueError(SsmdError):
+    """The venue refused or failed."""
+
+
+class VenueRefused(VenueError):
+    """Final: wrong key, wrong clock or wrong path. Retrying does not help."""
+
+
+class VenueUnavailable(VenueError):
+    """The venue did not answer; worth a retry."""
+
+
+class StoreError(SsmdError):
+    """The journal or the object storage failed."""
+
+
+class JournalUnavailable(StoreError):
+    """No answer, no leader or no connection; worth a retry."""
+
+
+class JournalFull(StoreError):
+    """The stream or its disk refuses more."""
+
+
+class JournalRefused(StoreError):
+    """The server cannot be used: too old, unsafe settings, no permission."""
+
+
+class Fenced(StoreError):
+    """Another instance of this writer took the lease; `successor` names it."""
+
+    def __init__(self, message: str, successor: str = "") -> None:
+        self.successor = successor
+        super().__init__(message)
+
+
+class StorageError(StoreError):
+    """Objects could not be read or written."""
+
+
+class CorruptionError(SsmdError):
+    """Stored data is not what it must be."""
+
+
+class HoleInStream(CorruptionError):
+    """An unfiltered read met a missing sequence."""
+
+
+class IdConflict(CorruptionError):
+    """The same entry id was appended with other content."""
+
+
+class BadObject(CorruptionError):
+    """An object does not match its hash or its format."""

@@ -1,0 +1,179 @@
+"""A journal and an object storage in memory: real ones, with real conflicts, for tests and one-process runs."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+
+from journal.codec import body_kind_name, encode
+from journal.entry import Entry, Record
+from journal.errors import CallerError, EntryTooLarge, Fenced, IdConflict, NotFound
+from journal.protocols import MAX_BATCH, Fence, ObjectInfo, StreamInfo
+from journal.subjects import Stream
+
+READ_CHUNK = 512
+
+
+@dataclass
+class _Log:
+    records: list[Record] = field(default_factory=list)
+    subjects: list[str] = field(default_factory=list)
+    ids: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    newest: dict[str, int] = field(default_factory=dict)  # subject -> sequence
+    bytes: int = 0
+    grew: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class MemoryJournal:
+    """Keeps entries as objects; unbounded, so for bounded runs only. One event loop."""
+
+    def __init__(self, *, max_entry_bytes: int = 1 << 20) -> None:
+        self._max_entry_bytes = max_entry_bytes
+        self._logs: dict[Stream, _Log] = {}
+        self._created = asyncio.Event()
+
+    async def ensure(self, stream: Stream, feed: str = "") -> None:
+        del feed
+        if stream not in self._logs:
+            self._logs[stream] = _Log()
+            self._created.set()
+            self._created = asyncio.Event()
+
+    async def append(self, stream: Stream, entries: Sequence[Entry], fence: Fence | None = None) -> list[int]:
+        if len(entries) > MAX_BATCH:
+            raise CallerError(f"{len(entries)} entries in one append; at most {MAX_BATCH}")
+        payloads = [encode(e) for e in entries]
+        for entry, payload in zip(entries, payloads, strict=True):
+            if len(payload) > self._max_entry_bytes:
+                raise EntryTooLarge(f"entry {entry.id} is {len(payload)} bytes; at most {self._max_entry_bytes}")
+        log = self._logs.get(stream)
+        if log is None:
+            raise CallerError(f"stream {stream.name} does not exist; create it with ensure()")
+        if fence and (newest := log.newest.get(fence.subject, 0)) != fence.sequence:
+            successor = log.records[newest - 1].entry if newest else None
+            detail = getattr(successor.body, "detail", "") if successor else ""
+            raise Fenced(f"writer {fence.writer} lost its lease on {stream.name} to {detail}", detail)
+        positions: list[int] = []
+        fresh: list[tuple[Entry, bytes]] = []
+        seen: dict[str, tuple[int, bytes]] = {}
+        for entry, payload in zip(entries, payloads, strict=True):
+            known = log.ids.get(entry.id) or seen.get(entry.id)
+            if known is None:
+                known = (len(log.records) + len(fresh) + 1, payload)
+                seen[entry.id] = known
+                fresh.append((entry, payload))
+            elif known[1] != payload:
+                raise IdConflict(f"entry {entry.id} is already at {stream.name}:{known[0]} with other content")
+            positions.append(known[0])
+        for entry, payload in fresh:
+            sequence = len(log.records) + 1
+            subject = stream.subject(entry.feed, body_kind_name(entry.body), entry.symbol)
+            log.records.append(Record(sequence, entry))
+            log.subjects.append(subject)
+            log.ids[entry.id] = (sequence, payload)
+            log.newest[subject] = sequence
+            log.bytes += len(payload)
+        if fresh:
+            log.grew.set()
+            log.grew = asyncio.Event()
+        return positions
+
+    async def lease(self, stream: Stream, entry: Entry) -> Fence:
+        (sequence,) = await self.append(stream, [entry])
+        subject = stream.subject(entry.feed, body_kind_name(entry.body), entry.symbol)
+        return Fence(entry.symbol.removeprefix("writer-"), subject, sequence)
+
+    async def read(
+        self,
+        stream: Stream,
+        *,
+        start: int = 1,
+        end: int | None = None,
+        subjects: Sequence[str] = (),
+        follow: bool = False,
+    ) -> AsyncIterator[list[Record]]:
+        wanted = _filter(subjects)
+        while (log := self._logs.get(stream)) is None:
+            if not follow:
+                return
+            await self._created.wait()
+        at = max(start, 1)
+        if not follow:
+            end = min(len(log.records), end) if end is not None else len(log.records)
+        while end is None or at <= end:
+            grew = log.grew
+            stop = min(len(log.records), at + READ_CHUNK - 1, end if end is not None else 1 << 63)
+            chunk = log.records[at - 1 : stop]
+            if wanted:
+                chunk = [r for r in chunk if wanted(log.subjects[r.sequence - 1])]
+            at = max(stop + 1, at)
+            if chunk:
+                yield chunk
+            if at > len(log.records):
+                if not follow:
+                    return
+                await grew.wait()
+
+    async def info(self, stream: Stream) -> StreamInfo | None:
+        log = self._logs.get(stream)
+        return StreamInfo(stream, 1, len(log.records), log.bytes) if log else None
+
+    async def streams(self, env: str) -> list[Stream]:
+        return sorted((s for s in self._logs if s.env == env), key=lambda s: s.name)
+
+    async def last(self, stream: Stream, subject: str) -> Record | None:
+        log = self._logs.get(stream)
+        sequence = log.newest.get(subject) if log else None
+        return log.records[sequence - 1] if log and sequence else None
+
+    async def seek(self, stream: Stream, effective_ns: int) -> int:
+        log = self._logs.get(stream)
+        return 1 + bisect_left(log.records, effective_ns + 1, key=lambda r: r.entry.effective_ns) if log else 1
+
+    async def close(self) -> None:
+        return None
+
+
+def _filter(patterns: Sequence[str]) -> Callable[[str], bool] | None:
+    return (lambda subject: any(matches(p, subject) for p in patterns)) if patterns else None
+
+
+def matches(pattern: str, subject: str) -> bool:
+    """NATS matching: ``*`` is one token, a last ``>`` is one or more."""
+    wanted, tokens = pattern.split("."), subject.split(".")
+    if wanted[-1] == ">":
+        wanted.pop()
+        if len(tokens) <= len(wanted):
+            return False
+        tokens = tokens[: len(wanted)]
+    return len(wanted) == len(tokens) and all(w in ("*", t) for w, t in zip(wanted, tokens, strict=True))
+
+
+class MemoryStorage:
+    """Objects in a dict."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, bytes] = {}
+
+    def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
+        if if_absent and key in self._objects:
+            return False
+        self._objects[key] = bytes(data)
+        return True
+
+    def get(self, key: str) -> bytes:
+        try:
+            return self._objects[key]
+        except KeyError:
+            raise NotFound("object", key, list(self._objects)) from None
+
+    def get_range(self, key: str, offset: int, size: int) -> bytes:
+        return self.get(key)[offset : offset + size]
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        return [ObjectInfo(k, len(v)) for k, v in sorted(self._objects.items()) if k.startswith(prefix)]
+
+    def delete(self, key: str) -> None:
+        self._objects.pop(key, None)

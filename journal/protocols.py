@@ -1,0 +1,121 @@
+"""The small protocols infrastructure stands behind. Every implementation passes the contract suites under ``tests/``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple, Protocol
+
+from journal.entry import Entry, Record
+from journal.subjects import Stream
+
+MAX_BATCH = 1_000  # entries of one atomic append; JetStream's own limit (1,001 is error 10199)
+
+
+class Fence(NamedTuple):
+    """Proof of a lease: appends carrying it are refused once another instance has taken `subject`."""
+
+    writer: str
+    subject: str
+    sequence: int  # of the lease entry
+
+
+class StreamInfo(NamedTuple):
+    """`first` is 1 and `last` 0 for an empty stream; after a purge `first` is the lowest kept sequence."""
+
+    stream: Stream
+    first: int
+    last: int
+    bytes: int
+
+
+class JournalReader(Protocol):
+    """Reads streams. One reader may serve any number of concurrent reads."""
+
+    def read(
+        self,
+        stream: Stream,
+        *,
+        start: int = 1,
+        end: int | None = None,
+        subjects: Sequence[str] = (),
+        follow: bool = False,
+    ) -> AsyncIterator[list[Record]]:
+        """Yield non-empty runs of records in sequence order, from `start` to `end`, both inclusive.
+
+        Without `follow` it ends at `end` or at what was the last sequence when the read began; with `follow` it waits for
+        more (also for the stream to be created) and ends only at `end`. `subjects` are NATS subject patterns; empty means all, and
+        then the sequences are contiguous or `HoleInStream` is raised (a `start` below the first kept sequence is a hole).
+        Lost connections are survived: the read continues where it was. A stream that does not exist reads as empty.
+        """
+        ...
+
+    async def info(self, stream: Stream) -> StreamInfo | None:
+        """Bounds of the stream, None when it does not exist."""
+        ...
+
+    async def streams(self, env: str) -> list[Stream]:
+        """The environment's streams, by name."""
+        ...
+
+    async def last(self, stream: Stream, subject: str) -> Record | None:
+        """The newest record on one exact subject."""
+        ...
+
+    async def seek(self, stream: Stream, effective_ns: int) -> int:
+        """First sequence whose effective time is above `effective_ns` (last + 1 if none), by binary search."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Journal(JournalReader, Protocol):
+    """A journal that can be written."""
+
+    async def ensure(self, stream: Stream, feed: str = "") -> None:
+        """Create the stream if it is not there. `feed` is needed for the market stream of shard 0."""
+        ...
+
+    async def append(self, stream: Stream, entries: Sequence[Entry], fence: Fence | None = None) -> list[int]:
+        """Store `entries` in order, durable when it returns; their sequences, one each.
+
+        At most `MAX_BATCH`; stored whole or not at all. Idempotent by entry id for any id this stream has ever stored: an entry
+        already there keeps its first sequence. Raises `IdConflict` (same id, other content), `Fenced`, `EntryTooLarge` (before
+        anything is sent), `JournalFull`, `JournalUnavailable` (not stored as far as is known: append the same entries again).
+        Cancelling leaves the entries stored whole or not at all.
+        """
+        ...
+
+    async def lease(self, stream: Stream, entry: Entry) -> Fence:
+        """Take the writer's lease by appending `entry` (a control with symbol ``writer-NAME``) and return the fence."""
+        ...
+
+
+class ObjectInfo(NamedTuple):
+    key: str
+    size: int
+
+
+class Storage(Protocol):
+    """Objects by key. Keys are escaped tokens joined by ``/``. Synchronous: callers use threads."""
+
+    def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
+        """Store the object, durable when it returns; never half-written. With `if_absent`, False and no change when the key
+        exists. Raises `StorageError`.
+        """
+        ...
+
+    def get(self, key: str) -> bytes:
+        """The object's bytes. Raises `NotFound`."""
+        ...
+
+    def get_range(self, key: str, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`, fewer at the end. Raises `NotFound`."""
+        ...
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        """Objects whose key starts with `prefix`, by key."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove the object; no error when it is not there."""
+        ...
