@@ -1,0 +1,35 @@
+"""Which suites run: ``SSMD_TEST`` is a comma-separated list of what was asked for beyond the default."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ASKED = frozenset(filter(None, os.environ.get("SSMD_TEST", "").split(",")))
+SUITES = ("data", "chaos")
+
+settings.register_profile("ssmd", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("ssmd")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    del config
+    if unknown := ASKED - set(SUITES):
+        raise pytest.UsageError(f"SSMD_TEST asks for {', '.join(sorted(unknown))}; known: {', '.join(SUITES)}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    kept, left = [], []
+    for item in items:
+        wanted = {suite for suite in SUITES if item.get_closest_marker(suite)}
+        (kept if wanted <= ASKED else left).append(item)
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = kept
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if missing := [suite for suite in SUITES if suite not in ASKED]:
+        terminalreporter.write_line(f"not asked for: {', '.join(missing)} (SSMD_TEST={','.join(SUITES)} asks for all)")
