@@ -21,7 +21,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    kept, left = [], []
+    kept: list[pytest.Item] = []
+    left: list[pytest.Item] = []
     for item in items:
         wanted = {suite for suite in SUITES if item.get_closest_marker(suite)}
         (kept if wanted <= ASKED else left).append(item)
