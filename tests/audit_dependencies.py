@@ -22,7 +22,11 @@ def main() -> int:
     if done.returncode and any(word in done.stderr for word in UNREACHABLE):
         sys.stdout.write("pip-audit: the advisory service cannot be reached from here; not checked\n")
         return 0
-    sys.stdout.write(done.stdout + done.stderr)
+    skipped = done.stdout.count("could not be audited")
+    if skipped and not done.returncode:
+        sys.stdout.write(f"pip-audit: {skipped} packages are unknown to the index used here; not audited\n")
+    else:
+        sys.stdout.write(done.stdout + done.stderr)
     return done.returncode
 
 
