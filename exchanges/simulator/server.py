@@ -1,0 +1,295 @@
+"""The simulated venue on a port: WebSocket and REST, fed by a recording or a synthetic market.
+
+One task plays the feed at its pace; frames that are due within the same wake-up leave in one write per connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import msgspec
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from exchanges.simulator.book import count_text, price_text
+from exchanges.simulator.faults import Faults
+from exchanges.simulator.feed import Feed
+from exchanges.simulator.oracle import Oracle
+from exchanges.simulator.rest import PREFIX, Rest
+from exchanges.simulator.venue import Connection, Venue
+from journal.clock import Clock
+
+WS_PATH = "/trade-api/ws/v2"
+PING = b"\x89\x09heartbeat"  # a whole WebSocket Ping frame
+PING_S = 10.0  # of real time at any speed
+BURST = 256  # frames between two looks at the sockets: about 90 kB, 2 ms
+# what a connection may have unsent: 5 s of 20,000 frames of 330 bytes; a client that reads slower gets error 25
+BUFFER_BYTES = 32 * 1024 * 1024
+# at full speed the feed waits for the sockets instead: below this they are never idle
+FULL_SPEED_BYTES = 1024 * 1024
+PATIENCE_S = 10.0  # at full speed, for a client that reads nothing at all; then error 25
+MAX_COMMAND_BYTES = 16 * 1024 * 1024  # a subscribe for 500,000 tickers
+
+Authorise = Callable[[str, str, Headers], str]  # (method, path, headers) -> what is wrong, "" if nothing
+
+
+class SimulatorServer:
+    """Use as ``async with``; the feed starts at once, whether or not anyone listens, unless `hold` is set.
+
+    With `hold` it starts at `release()` or with the first served `subscribe`. `speed` None is as fast as clients read. `authorise` checks
+    the upgrade and any REST request with a key header; None asks for no key.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        clock: Clock,
+        *,
+        speed: float | None = 1.0,
+        port: int = 0,
+        oracle: Oracle | None = None,
+        faults: Faults | None = None,
+        authorise: Authorise | None = None,
+        hold: bool = False,
+        buffer_bytes: int = BUFFER_BYTES,
+    ) -> None:
+        self._feed = feed
+        self._clock = clock
+        self._speed = speed
+        self._port = port
+        self._authorise = authorise
+        self._buffer_bytes = buffer_bytes
+        start_ms = clock.wall_ns() // 1_000_000
+        self.oracle = oracle or Oracle()
+        self.venue = Venue(feed.catalogue(start_ms), self.oracle, faults)
+        self.venue.now_ms = start_ms
+        self._rest = Rest(self.venue)
+        self._sockets: dict[Connection, ServerConnection] = {}
+        self._released = asyncio.Event()
+        self._hold = hold
+        self._server: Server | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._player: asyncio.Task[None] | None = None
+        self._playing = False
+        self.overflows = 0
+
+    async def __aenter__(self) -> Self:
+        self._server = await serve(
+            self._converse,
+            "127.0.0.1",
+            self._port,
+            process_request=self._request,
+            compression=None,  # frames are written ready-made
+            ping_interval=None,  # the venue's own pings below
+            max_size=MAX_COMMAND_BYTES,
+            server_header="ssmd-simulator",
+        )
+        self._port = next(iter(self._server.sockets)).getsockname()[1]
+        if not self._hold:
+            self._released.set()
+        self._player = asyncio.create_task(self._play())
+        self._tasks = [self._player, asyncio.create_task(self._ping())]
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+        self.oracle.close()
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    @property
+    def ws_url(self) -> str:
+        return f"ws://127.0.0.1:{self._port}{WS_PATH}"
+
+    @property
+    def rest_url(self) -> str:
+        return f"http://127.0.0.1:{self._port}{PREFIX}"
+
+    def release(self) -> None:
+        """Start a feed that was held."""
+        self._released.set()
+
+    async def finished(self) -> None:
+        """Return when the feed has ended and all is written to the sockets. Raises what ended the feed early."""
+        if self._player is None:
+            raise RuntimeError("enter the server first")
+        await asyncio.shield(self._player)
+
+    # --- playing
+
+    async def _play(self) -> None:
+        await self._released.wait()
+        venue, clock = self.venue, self._clock
+        first_ms: int | None = None
+        start_ns = clock.mono_ns()
+        horizon_ms = 0  # of venue time: what is due by now
+        burst = 0
+        self._playing = True
+        venue.now_ns = clock.wall_ns()
+        for happening in self._feed.play():
+            at_ms = happening.at_ms
+            if first_ms is None:
+                first_ms = horizon_ms = at_ms
+            if self._speed is not None and at_ms > horizon_ms:
+                self._flush()
+                burst = 0
+                while True:
+                    horizon_ms = first_ms + int((clock.mono_ns() - start_ns) * self._speed / 1_000_000)
+                    if at_ms <= horizon_ms:
+                        break
+                    venue.now_ms = max(venue.now_ms, horizon_ms)
+                    await clock.sleep(max((at_ms - horizon_ms) / 1000 / self._speed, 0.001))  # wake-ups below 1 ms cost more than they give
+                venue.now_ns = clock.wall_ns()
+            venue.publish(happening)
+            burst += 1
+            if burst == BURST:
+                burst = 0
+                self._flush()
+                await self._breathe()
+                venue.now_ns = clock.wall_ns()
+        self._flush()
+        self.oracle.flush()
+        waited = 0.0
+        while any(socket.transport.get_write_buffer_size() for socket in self._sockets.values()) and waited < PATIENCE_S:
+            await clock.sleep(0.005)
+            waited += 0.005
+
+    async def _breathe(self) -> None:
+        """Let the sockets work; at full speed until every client has read enough or has had its time."""
+        await self._clock.sleep(0)
+        if self._speed is not None:
+            return
+        waited = 0.0
+        while slow := [conn for conn, socket in self._sockets.items() if socket.transport.get_write_buffer_size() > FULL_SPEED_BYTES]:
+            await self._clock.sleep(0.001)
+            waited += 0.001
+            if waited > PATIENCE_S:
+                for conn in slow:
+                    self._overflow(conn)
+                return
+
+    def _flush(self) -> None:
+        """Write what is pending, one write per connection."""
+        for conn in list(self.venue.changed):
+            socket = self._sockets.get(conn)
+            if socket is None:
+                continue
+            parts: list[bytes] = []
+            for frame in conn.out:
+                size = len(frame)
+                if size < 126:
+                    parts.append(b"\x81%c" % size)
+                elif size < 65_536:
+                    parts.append(b"\x81\x7e" + size.to_bytes(2, "big"))
+                else:
+                    parts.append(b"\x81\x7f" + size.to_bytes(8, "big"))
+                parts.append(frame)
+            conn.out.clear()
+            if parts and not socket.transport.is_closing():
+                socket.transport.write(b"".join(parts))
+            if conn.cut:
+                socket.transport.abort()
+            elif conn.subscriptions and socket.transport.get_write_buffer_size() > self._buffer_bytes:
+                self._overflow(conn)
+        self.venue.changed.clear()
+
+    def _overflow(self, conn: Connection) -> None:
+        if conn.subscriptions:
+            self.overflows += 1
+            self.venue.overflow(conn)
+
+    async def _ping(self) -> None:
+        while True:
+            await self._clock.sleep(PING_S)
+            for socket in self._sockets.values():
+                # a client that reads nothing needs no more pings
+                if not socket.transport.is_closing() and socket.transport.get_write_buffer_size() <= self._buffer_bytes:
+                    socket.transport.write(PING)
+
+    # --- talking
+
+    async def _converse(self, socket: ServerConnection) -> None:
+        conn = self.venue.connect()
+        self._sockets[conn] = socket
+        try:
+            with contextlib.suppress(ConnectionClosed):
+                async for message in socket:
+                    self.venue.now_ns = self._clock.wall_ns()
+                    self.venue.command(conn, message)
+                    self._flush()
+                    if self.venue.subscribed:
+                        self.release()
+        finally:
+            self._sockets.pop(conn, None)
+            self.venue.disconnect(conn)
+
+    def _request(self, socket: ServerConnection, request: Request) -> Response | None:
+        del socket
+        url = urlsplit(request.path)
+        path = unquote(url.path)
+        upgrade = path == WS_PATH
+        if self._authorise is not None and (upgrade or "KALSHI-ACCESS-KEY" in request.headers):
+            wrong = self._authorise("GET", url.path, request.headers)
+            if wrong:
+                body = {"error": {"code": "authentication_error", "message": wrong}}
+                return _response(http.HTTPStatus.UNAUTHORIZED, msgspec.json.encode(body))
+        if upgrade:
+            return None
+        query = dict(parse_qsl(url.query, keep_blank_values=True))
+        if path == "/sim/status":
+            return _response(http.HTTPStatus.OK, msgspec.json.encode(self.status()))
+        if path == "/sim/books":
+            return _response(http.HTTPStatus.OK, msgspec.json.encode(self._true_books()))
+        status, answer = self._rest.get(path, query)
+        return _response(http.HTTPStatus(status), answer)
+
+    def status(self) -> dict[str, object]:
+        """For people and for tests in other processes: ``GET /sim/status``, which Kalshi does not have."""
+        return {
+            "playing": self._playing and not self._ended,
+            "finished": self._ended,
+            "venue_ms": self.venue.now_ms,
+            "connections": len(self._sockets),
+            "frames": self.venue.frames,
+            "happened": dict(self.venue.happened),
+            "refused": dict(self.venue.refused),
+            "skipped": dict(self._feed.skipped),
+            "overflows": self.overflows,
+        }
+
+    @property
+    def _ended(self) -> bool:
+        return self._player is not None and self._player.done()
+
+    def _true_books(self) -> dict[str, object]:
+        self.oracle.flush()
+        return {
+            ticker: {
+                "yes": [(price_text(price), count_text(count)) for price, count in sorted(yes.items())],
+                "no": [(price_text(price), count_text(count)) for price, count in sorted(no.items())],
+            }
+            for ticker, (yes, no) in sorted(self.oracle.books().items())
+        }
+
+
+def _response(status: http.HTTPStatus, body: bytes) -> Response:
+    headers = Headers()
+    headers["Content-Type"] = "application/json"
+    headers["Content-Length"] = str(len(body))
+    headers["Connection"] = "close"
+    return Response(status.value, status.phrase, headers, body)
