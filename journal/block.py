@@ -8,6 +8,7 @@ index the block's own dictionaries. All arrays are data-only Cap'n Proto structs
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 from typing import Any
 from uuid import UUID
 
@@ -42,7 +43,7 @@ _MASK64 = 2**64 - 1
 class Block:
     """Columns of a run of records of one stream. Treat as immutable."""
 
-    __slots__ = ("changes", "cold", "epochs", "feeds", "raws", "rows", "symbols", "texts", "tickers", "trades")
+    __slots__ = ("changes", "cold", "epochs", "feeds", "hashes", "raws", "rows", "symbols", "texts", "tickers", "trades")
 
     def __init__(
         self,
@@ -56,17 +57,19 @@ class Block:
         epochs: list[bytes],
         feeds: list[str],
         texts: list[str],
+        hashes: dict[int, bytes] | None = None,
         raws: list[bytes] | None = None,
     ) -> None:
         self.rows = rows
         self.changes = changes
         self.trades = trades
         self.tickers = tickers
-        self.cold = cold  # entries of the cold kinds, encoded without their raw bytes
+        self.cold = cold  # entries of the cold kinds, encoded without their raw bytes and hash
         self.symbols = symbols
         self.epochs = epochs
         self.feeds = feeds
         self.texts = texts
+        self.hashes = hashes or {}  # raw hashes by row, where `raw_hashes` cannot derive them
         self.raws = raws  # by row; None when read from a segment, which keeps them elsewhere
 
     def __len__(self) -> int:
@@ -85,43 +88,62 @@ class Block:
         return Block(
             rows=self.rows[start:stop], changes=self.changes, trades=self.trades, tickers=self.tickers, cold=self.cold,
             symbols=self.symbols, epochs=self.epochs, feeds=self.feeds, texts=self.texts,
+            hashes={row - start: h for row, h in self.hashes.items() if start <= row < stop},
             raws=None if self.raws is None else self.raws[start:stop],
         )  # fmt: skip
 
     def entry(self, index: int) -> Entry:
-        """The entry of row `index`; without raw bytes where the block has none."""
-        row = self.rows[index]
-        kind, at, count = int(row["kind"]), int(row["body"]), int(row["count"])
-        raw = self.raws[index] if self.raws is not None else b""
+        """The entry of row `index`; without raw bytes where the block has none, and without its raw hash."""
+        return self._entry(self.rows[index].item(), self.raws[index] if self.raws is not None else b"")
+
+    def _entry(self, row: tuple[Any, ...], raw: bytes, raw_hash: bytes = b"") -> Entry:
+        (
+            _, recv_ns, mono_ns, effective_ns, venue_ns, frame, venue_seq, epoch, symbol, subscription, at, count, day, part,
+            parts, kind, feed, price_exponent, size_exponent,
+        ) = row  # fmt: skip
         if kind >= COLD_FROM:
             entry = decode(self.cold[at])
-            return msgspec.structs.replace(entry, raw=raw) if raw else entry
+            return msgspec.structs.replace(entry, raw=raw, raw_hash=raw_hash) if raw or raw_hash else entry
         body: Any
         if kind == Kind.trade:
-            t = self.trades[at]
-            body = Trade(int(t["price"]), int(t["size"]), int(t["aggressor"]), int(t["block"]), self._trade_id(t))
+            price, size, id_hi, id_lo, id_text, aggressor, block, _ = self.trades[at].item()
+            trade_id = self.texts[id_text - 1] if id_text else str(UUID(int=id_hi << 64 | id_lo))
+            body = Trade(price, size, aggressor, block, trade_id)
         elif kind == Kind.ticker:
             *values, present, _ = self.tickers[at].item()
             body = Ticker(*(v if present >> i & 1 else None for i, v in enumerate(values)))
         else:
-            changes = tuple(Change(*c.item()[:4]) for c in self.changes[at : at + count])
+            changes = tuple(Change._make(c[:4]) for c in self.changes[at : at + count].tolist())
             body = Delta(changes) if kind == Kind.delta else Book(changes)
         return Entry(
-            body, self.feeds[row["feed"]], self.symbols[row["symbol"]], self.epochs[row["epoch"]], int(row["frame"]),
-            int(row["recv_ns"]), int(row["mono_ns"]), int(row["effective_ns"]), int(row["day"]), int(row["venue_ns"]),
-            int(row["venue_seq"]), int(row["subscription"]), int(row["part"]), int(row["parts"]),
-            int(row["price_exponent"]), int(row["size_exponent"]), raw,
+            body, self.feeds[feed], self.symbols[symbol], self.epochs[epoch], frame, recv_ns, mono_ns, effective_ns, day, venue_ns,
+            venue_seq, subscription, part, parts, price_exponent, size_exponent, raw, raw_hash,
         )  # fmt: skip
 
     def records(self) -> Iterator[Record]:
-        """Every row as a record, in order."""
-        for index, sequence in enumerate(self.rows["sequence"].tolist()):
-            yield Record(sequence, self.entry(index))
+        """Every row as a record, in order; with raw bytes and hashes where the block has raw bytes."""
+        rows = self.rows.tolist()
+        if self.raws is None:
+            for row in rows:
+                yield Record(row[0], self._entry(row, b""))
+            return
+        hashes = self.raw_hashes()
+        for index, row in enumerate(rows):
+            yield Record(row[0], self._entry(row, self.raws[index], hashes.get(index, b"")))
 
-    def _trade_id(self, trade: Any) -> str:
-        if trade["id_text"]:
-            return self.texts[int(trade["id_text"]) - 1]
-        return str(UUID(int=int(trade["id_hi"]) << 64 | int(trade["id_lo"])))
+    def raw_hashes(self) -> dict[int, bytes]:
+        """The entries' raw hashes by row, where they have one. Needs raw bytes, of the frame's part 0 too: do not slice before."""
+        assert self.raws is not None  # noqa: S101  callers have them
+        rows, chain, found = self.rows, _HashChain(), dict(self.hashes)
+        candidates = (rows["part"] != 0) | (rows["parts"] != 1)
+        candidates[list(self.hashes)] = True
+        for index in np.flatnonzero(candidates).tolist():
+            row = rows[index]
+            key = (int(row["feed"]), int(row["epoch"]), int(row["frame"]))
+            if index not in found:
+                found[index] = chain.expected(key, int(row["part"]))
+            chain.saw(key, self.raws[index], found[index])
+        return found
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> Block:
@@ -130,6 +152,26 @@ class Block:
         for record in records:
             builder.add(record)
         return builder.build()
+
+
+class _HashChain:
+    """The raw hash an entry must have, given those before it: later parts of a frame carry the hash of part 0's raw bytes."""
+
+    def __init__(self) -> None:
+        self._key: object = None
+        self._raw = b""
+        self._hash = b""
+
+    def expected(self, key: object, part: int) -> bytes:
+        if not part or key != self._key:
+            return b""
+        if not self._hash and self._raw:
+            self._hash = blake2b(self._raw, digest_size=32).digest()
+        return self._hash
+
+    def saw(self, key: object, raw: bytes, raw_hash: bytes) -> None:
+        if key != self._key or raw:
+            self._key, self._raw, self._hash = key, raw, raw_hash
 
 
 class BlockBuilder:
@@ -147,6 +189,8 @@ class BlockBuilder:
         self._epochs: dict[bytes, int] = {}
         self._feeds: dict[str, int] = {}
         self._texts: list[str] = []
+        self._chain = _HashChain()
+        self._hashes: dict[int, bytes] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -175,14 +219,20 @@ class BlockBuilder:
         else:
             code = int(e.kind)
             at = len(self._cold)
-            self._cold.append(encode(msgspec.structs.replace(e, raw=b"") if e.raw else e))
+            self._cold.append(encode(msgspec.structs.replace(e, raw=b"", raw_hash=b"") if e.raw or e.raw_hash else e))
         symbols, epochs, feeds = self._symbols, self._epochs, self._feeds
+        feed = feeds.setdefault(e.feed, len(feeds))
+        epoch = epochs.setdefault(e.epoch, len(epochs))
+        if e.part or e.parts != 1 or e.raw_hash:
+            key = (feed, epoch, e.frame)
+            if e.raw_hash != self._chain.expected(key, e.part):
+                self._hashes[len(self._rows)] = e.raw_hash
+            self._chain.saw(key, e.raw, e.raw_hash)
         self._rows.append(
             (
                 sequence, e.recv_ns, e.mono_ns, e.effective_ns, e.venue_ns, e.frame, e.venue_seq,
-                epochs.setdefault(e.epoch, len(epochs)), symbols.setdefault(e.symbol, len(symbols)), e.subscription,
-                at, count, e.day, e.part, e.parts, code, feeds.setdefault(e.feed, len(feeds)),
-                e.price_exponent, e.size_exponent,
+                epoch, symbols.setdefault(e.symbol, len(symbols)), e.subscription,
+                at, count, e.day, e.part, e.parts, code, feed, e.price_exponent, e.size_exponent,
             )
         )  # fmt: skip
         if self._keep_raw:
@@ -214,5 +264,6 @@ class BlockBuilder:
             epochs=list(self._epochs),
             feeds=list(self._feeds),
             texts=list(self._texts),
+            hashes=dict(self._hashes),
             raws=list(self._raws) if self._keep_raw else None,
         )

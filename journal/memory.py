@@ -11,7 +11,7 @@ from journal.codec import body_kind_name, encode
 from journal.entry import Entry, Record
 from journal.errors import CallerError, EntryTooLarge, Fenced, IdConflict, NotFound
 from journal.protocols import MAX_BATCH, Fence, ObjectInfo, StreamInfo
-from journal.subjects import Stream
+from journal.subjects import Stream, matches
 
 READ_CHUNK = 512
 
@@ -140,17 +140,6 @@ def _filter(patterns: Sequence[str]) -> Callable[[str], bool] | None:
     return (lambda subject: any(matches(p, subject) for p in patterns)) if patterns else None
 
 
-def matches(pattern: str, subject: str) -> bool:
-    """NATS matching: ``*`` is one token, a last ``>`` is one or more."""
-    wanted, tokens = pattern.split("."), subject.split(".")
-    if wanted[-1] == ">":
-        wanted.pop()
-        if len(tokens) <= len(wanted):
-            return False
-        tokens = tokens[: len(wanted)]
-    return len(wanted) == len(tokens) and all(w in ("*", t) for w, t in zip(wanted, tokens, strict=True))
-
-
 class MemoryStorage:
     """Objects in a dict."""
 
@@ -174,6 +163,11 @@ class MemoryStorage:
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         return [ObjectInfo(k, len(v)) for k, v in sorted(self._objects.items()) if k.startswith(prefix)]
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        head = f"{prefix}/" if prefix else ""
+        below = [k[len(head) :].partition("/") for k in list(self._objects) if k.startswith(head)]
+        return sorted({name for name, slash, _ in below if slash})
 
     def delete(self, key: str) -> None:
         self._objects.pop(key, None)

@@ -116,6 +116,10 @@ class Storage(Protocol):
         """Objects whose key starts with `prefix`, by key."""
         ...
 
+    def folders(self, prefix: str) -> Sequence[str]:
+        """Names one level below the folder `prefix` ("" for the top) that have objects below them, sorted."""
+        ...
+
     def delete(self, key: str) -> None:
         """Remove the object; no error when it is not there."""
         ...

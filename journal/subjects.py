@@ -106,3 +106,14 @@ def parse_position(text: str) -> tuple[Stream, int]:
     if not colon or not number.isascii() or not number.isdigit():
         raise BadSubject(f"position {text!r}: write it as stream:sequence, for example local_md_0:1")
     return Stream.parse(name), int(number)
+
+
+def matches(pattern: str, subject: str) -> bool:
+    """NATS matching: ``*`` is one token, a last ``>`` is one or more."""
+    wanted, tokens = pattern.split("."), subject.split(".")
+    if wanted[-1] == ">":
+        wanted.pop()
+        if len(tokens) <= len(wanted):
+            return False
+        tokens = tokens[: len(wanted)]
+    return len(wanted) == len(tokens) and all(w in ("*", t) for w, t in zip(wanted, tokens, strict=True))

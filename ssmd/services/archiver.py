@@ -1,0 +1,186 @@
+"""The archiver: every stream of an environment, from the journal to object storage.
+
+Its only state is in the manifests: started again at any instant it reads on from them and writes the same objects. For each segment it
+puts the objects, reads them back, swaps the manifest, and deletes last what the manifest no longer names. It holds one segment a stream,
+compressed as it grows, and reads no further while the storage is slow or away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import NamedTuple
+
+from journal.archive import segments_of
+from journal.clock import Clock
+from journal.entry import Record
+from journal.errors import HoleInStream, NotFound, StorageError
+from journal.manifest import ObjectRef, SegmentRef, decode, folder, manifest_key, new, object_key, object_prefix, segment_ref
+from journal.protocols import JournalReader, Storage
+from journal.segment import MAX_ENTRIES, GapNote, SegmentBuilder
+from journal.subjects import Stream
+
+# How often new streams are looked for.
+POLL_S = 1.0
+# An open tail is written again this often: what a lost journal disk would cost. Its objects are at most a few MB.
+FLUSH_S = 30.0
+_RETRY_FIRST_S, _RETRY_MOST_S = 0.5, 30.0
+
+
+class StreamStatus(NamedTuple):
+    """For a live table. `position` is the last sequence taken, `archived` the last one in a manifest, `last` the stream's own."""
+
+    stream: str
+    position: int
+    archived: int
+    last: int
+    object_bytes: int  # put since this archiver started
+    error: str
+
+    @property
+    def lag(self) -> int:
+        return max(0, self.last - self.archived)
+
+
+@dataclass
+class _Lane:
+    """One stream being archived."""
+
+    stream: Stream
+    next: int
+    # Guards the builder: held while records are taken and while a tail is flushed.
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    builder: SegmentBuilder | None = None
+    feed: str = ""
+    day: int = 0
+    archived: int = 0
+    last: int = 0
+    put_bytes: int = 0
+    error: str = ""
+
+
+class Archiver:
+    """Archives all streams of `env`. One archiver an environment: a second one is noticed at a manifest swap, and refused."""
+
+    def __init__(
+        self, journal: JournalReader, storage: Storage, env: str, clock: Clock, *, flush_s: float = FLUSH_S, software: str = ""
+    ) -> None:
+        self._journal = journal
+        self._storage = storage
+        self._env = env
+        self._clock = clock
+        self._flush_s = flush_s
+        self._software = software
+        self._lanes: dict[Stream, _Lane] = {}
+        self._swap = asyncio.Lock()  # streams of one feed share a manifest
+        self._following = False
+        self._stopping = False
+
+    async def catch_up(self, until: Mapping[Stream, int] | None = None) -> None:
+        """Archive every stream to its present end (or to its position in `until`; then only those), open tails included.
+
+        Raises `StorageError` at the first failure; call again to go on.
+        """
+        for stream in await self._journal.streams(self._env) if until is None else until:
+            lane = await self._lane(stream)
+            async with lane.lock:
+                async for records in self._journal.read(stream, start=lane.next, end=until[stream] if until else None):
+                    await self._take(lane, records)
+                await self._flush(lane)
+
+    async def _lane(self, stream: Stream) -> _Lane:
+        lane = self._lanes.get(stream)
+        if lane is None:
+            lane = self._lanes[stream] = _Lane(stream, await self._resume(stream))
+        return lane
+
+    async def _resume(self, stream: Stream) -> int:
+        """Where to read on: behind the last closed segment. Removes what a crash left of the segment before."""
+        known = await asyncio.to_thread(segments_of, self._storage, stream)
+        info = await self._journal.info(stream)
+        first = info.first if info else 1
+        if not known:
+            return first
+        where, last = known[-1]
+        await asyncio.to_thread(self._sweep, where, last)
+        start = last.last + 1 if last.cut else last.first
+        if first > start:
+            raise HoleInStream(
+                f"{stream.name} is archived to {start - 1} but begins at {first} in the journal: {first - start} entries were purged "
+                "before they were archived; restore them from another copy, or move this archive away and start a new one"
+            )
+        return start
+
+    async def _take(self, lane: _Lane, records: list[Record]) -> None:
+        market = lane.stream.is_market
+        for record in records:
+            entry = record.entry
+            builder = lane.builder
+            if builder is not None and (entry.day != lane.day or (market and entry.feed != lane.feed)):
+                await self._close(lane, "day" if entry.day != lane.day else "feed")
+                builder = None
+            if builder is None:
+                builder = lane.builder = SegmentBuilder(lane.stream.name, record.sequence)
+                lane.day, lane.feed = entry.day, entry.feed if market else ""
+            builder.add(record)
+            lane.next = record.sequence + 1
+            if builder.full:
+                await self._close(lane, "entries" if builder.summary.entries >= MAX_ENTRIES else "bytes")
+
+    async def _close(self, lane: _Lane, cut: str) -> None:
+        await self._write(lane, cut)
+        lane.builder = None
+
+    async def _flush(self, lane: _Lane) -> None:
+        """Write the open tail, if it has grown."""
+        if lane.builder is not None and lane.archived < lane.next - 1:
+            await self._write(lane, "")
+
+    async def _write(self, lane: _Lane, cut: str) -> None:
+        assert lane.builder is not None  # noqa: S101  callers have one
+        where = folder(lane.stream, lane.feed, lane.day)
+        built, summary = await asyncio.to_thread(lane.builder.build)
+        name = lane.stream.name
+        norm = await self._put(object_key(where, "norm", name, summary.first, summary.last), built.norm)
+        raw = await self._put(object_key(where, "raw", name, summary.first, summary.last), built.raw) if built.raw else None
+        ref = segment_ref(summary, name, cut, norm, raw)
+        async with self._swap:
+            await asyncio.to_thread(self._swap_manifest, lane, where, ref, summary.gaps)
+        await asyncio.to_thread(self._sweep, where, ref)
+        lane.archived = summary.last
+        lane.put_bytes += sum(o.bytes for o in ref.objects)
+        lane.error = ""
+
+    async def _put(self, key: str, data: bytes) -> ObjectRef:
+        ref = ObjectRef(key, len(data), sha256(data).hexdigest())
+        await asyncio.to_thread(self._put_verified, ref, data)
+        return ref
+
+    def _put_verified(self, ref: ObjectRef, data: bytes) -> None:
+        self._storage.put(ref.key, data)
+        if sha256(self._storage.get(ref.key)).hexdigest() != ref.sha256:
+            raise StorageError(f"{ref.key} reads back other than it was written; check the storage, nothing was deleted")
+
+    def _swap_manifest(self, lane: _Lane, where: str, ref: SegmentRef, gaps: list[GapNote]) -> None:
+        key = manifest_key(where)
+        try:
+            before = decode(self._storage.get(key), key)
+        except NotFound:
+            before = new(lane.stream, lane.feed, lane.day, self._software)
+        for other in before.of_stream(ref.stream):
+            if other.first > ref.first or (other.first == ref.first and other.last > ref.last):
+                raise StorageError(
+                    f"{key} names {other.norm.key}, which this archiver did not write: another archiver serves {self._env}; stop one"
+                )
+        data = before.with_segment(ref, gaps, self._software).encode()
+        self._storage.put(key, data)
+
+    def _sweep(self, where: str, ref: SegmentRef) -> None:
+        """Delete what `ref` replaced, and what a crash left behind of the same segment."""
+        keep = {o.key for o in ref.objects}
+        for kind in ("norm", "raw"):
+            for found in self._storage.list(object_prefix(where, kind, ref.stream, ref.first)):
+                if found.key not in keep:
+                    self._storage.delete(found.key)
