@@ -1,0 +1,68 @@
+"""`ssmd up`: capture, archive and fold, everything embedded."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import click
+
+from ssmd import options
+
+EXAMPLES = """\b
+Examples:
+  ssmd up --for 10s                      a simulated venue, for ten seconds
+  ssmd up --sim FOLDER --speed 60        a recording, sixty times as fast
+  ssmd up --key-id UUID --key-file kalshi.pem --series KXBTC15M
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.option(
+    "--sim", "recording", is_flag=False, flag_value="", metavar="[RECORDING]", help="Simulate the venue: a recording, or synthetic."
+)
+@click.option("--for", "duration", type=options.DURATION, help="Stop after this long, such as 90s or 2h; else on Ctrl-C.")
+@click.option("--speed", default="1", show_default=True, help="Of the simulated venue: a factor, or max.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the synthetic venue.")
+@click.option("--key-id", metavar="UUID", help="Kalshi API key: capture the real venue.")
+@click.option("--key-file", type=click.Path(dir_okay=False), help="Its private key, PEM.")
+@click.option("--series", multiple=True, help="Capture the open markets of this series; may be repeated.")
+@click.option("--ticker", multiple=True, help="Capture this market; may be repeated.")
+@options.configured
+def up(duration: int | None, *, settings: Any, output: str, **venue: Any) -> None:
+    """Capture a venue into the journal, archive it and fold it, with a live table.
+
+    Without a key the venue is simulated. Ctrl-C stops everything in order; nothing that was captured is lost by it.
+    """
+    del output
+    from journal.errors import CallerError
+    from ssmd.local_run import LocalRun, Venue, console, recording_option
+    from ssmd.wiring import open_journal
+
+    chosen = [option for name in ("series", "ticker") for value in venue[name] for option in (f"--{name}", value)]
+    if venue["key_id"] or venue["key_file"]:
+        if venue["recording"] is not None:
+            raise CallerError("--sim and --key-id: capture a simulated venue or the real one, not both")
+        if not (venue["key_id"] and venue["key_file"]):
+            raise CallerError("the venue needs both --key-id and --key-file")
+        source = Venue(None, ["--key-id", venue["key_id"], "--key-file", venue["key_file"], *chosen])
+    else:
+        simulate = ["--speed", venue["speed"], "--seed", str(venue["seed"]), *recording_option(venue["recording"])]
+        source = Venue(simulate, chosen)
+
+    async def run() -> None:
+        from journal.clock import WallClock
+
+        clock = WallClock()
+        out = console()
+        async with open_journal(settings, clock) as journal:
+            out.print(f"data in {settings.data_dir}; {'a simulated venue' if source.simulate is not None else 'Kalshi'}; Ctrl-C stops")
+            local = LocalRun(settings, clock, journal, out)
+            try:
+                await local.start(source)
+                await local.watch(duration / 1e9 if duration else None)
+            finally:
+                await asyncio.shield(local.finish())
+        out.print(f"stopped; {local.view.line()}\nnext: ssmd replay --date today --from archive --verify")
+
+    asyncio.run(run())

@@ -1,0 +1,120 @@
+"""The live table of `ssmd up` and `ssmd demo`: a fold of the journal like any other, shown a few times a second."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from journal.block import Block
+from journal.clock import Clock
+from journal.entry import Control, Entry, Gap, Trade
+from journal.errors import NotFound
+from journal.protocols import JournalReader
+from journal.subjects import Stream
+from projections.registry import create
+from ssmd.render import LEAST_DECIMALS, decimal_text
+
+_RATE_SECONDS = 3
+_NOTES = 6  # lines kept below the table
+_STYLE = {"VALID": "green", "SYNCING": "yellow", "STALE": "red"}
+_TOLD = ("opened", "closed", "day_opened", "resync", "lease")
+
+
+class LiveView:
+    """Follows one market stream. `run` until cancelled; `render` at any time."""
+
+    def __init__(self, reader: JournalReader, stream: Stream, clock: Clock, feed: str) -> None:
+        self._reader = reader
+        self._stream = stream
+        self._clock = clock
+        self._decimals = LEAST_DECIMALS.get(feed, (0, 0))
+        (self._books,) = create(["book"])
+        self._activity: dict[str, int] = {}
+        self._trades: dict[str, Entry] = {}
+        self._samples: deque[tuple[int, int]] = deque([(clock.mono_ns(), 0)])
+        self._notes: deque[str] = deque(maxlen=_NOTES)
+        self.entries = 0
+        self.trades = 0
+        self.gaps = 0
+        self.position = 0
+
+    async def run(self) -> None:
+        """Fold from the beginning of the stream and go on."""
+        async for records in self._reader.read(self._stream, follow=True):
+            for sequence, entry in records:
+                self._count(sequence, entry)
+            self._books.apply(Block.of(records))
+
+    def note(self, text: str) -> None:
+        """A line below the table; the newest few are shown."""
+        self._notes.append(text)
+
+    @property
+    def rate(self) -> float:
+        """Entries a second over the last three seconds."""
+        now = self._clock.mono_ns()
+        self._samples.append((now, self.entries))
+        while len(self._samples) > 2 and now - self._samples[0][0] > _RATE_SECONDS * 10**9:
+            self._samples.popleft()
+        since, count = self._samples[0]
+        return (self.entries - count) * 1e9 / max(now - since, 1)
+
+    def _count(self, sequence: int, entry: Entry) -> None:
+        self.position = sequence
+        self.entries += 1
+        body = entry.body
+        if isinstance(body, Gap):
+            self.gaps += 1
+            self.note(f"gap: {body.reason}{f' on {body.channel}' if body.channel else ''}")
+        elif isinstance(body, Control):
+            if body.action in _TOLD:
+                self.note(f"{body.action}: {entry.symbol}")
+        elif entry.symbol:
+            self._activity[entry.symbol] = self._activity.get(entry.symbol, 0) + 1
+            if isinstance(body, Trade):
+                self.trades += 1
+                self._trades[entry.symbol] = entry
+
+    def line(self) -> str:
+        """One line for where there is no terminal."""
+        books = len(self._books.keys())
+        return f"{self.entries:,} entries ({self.rate:,.0f}/s), {books} books, {self.trades:,} trades, {self.gaps} gaps"
+
+    def render(self, processes: RenderableType = "", rows: int = 12) -> RenderableType:
+        """The table of the busiest books, the processes, the notes."""
+        title = f"{self._stream.name}:{self.position}   {self.line()}"
+        table = Table(title=title, title_justify="left", title_style="bold", expand=False)
+        for name in ("symbol", "book"):
+            table.add_column(name, no_wrap=True)
+        for name in ("bid", "size", "ask", "size", "last trade", "size", "entries"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for symbol, count in sorted(self._activity.items(), key=lambda item: (-item[1], item[0]))[:rows]:
+            table.add_row(*self._row(symbol), f"{count:,}")
+        return Group(table, processes, *(Text(f"  {note}", style="dim") for note in self._notes))
+
+    def _row(self, symbol: str) -> list[RenderableType]:
+        try:
+            book: Any = self._books.book(symbol)  # type: ignore[attr-defined]
+        except NotFound:
+            return [symbol, "", *[""] * 4, *self._last(symbol)]
+        state = book.state.name
+        best: list[RenderableType] = []
+        for levels in (book.bids, book.asks):
+            if levels:
+                best += self._shown(*levels[0], book.price_exponent, book.size_exponent)
+            else:
+                best += ["", ""]
+        return [symbol, Text(state, style=_STYLE.get(state, "")), *best, *self._last(symbol)]
+
+    def _shown(self, price: int, size: int, price_exponent: int, size_exponent: int) -> list[RenderableType]:
+        return [decimal_text(price, price_exponent, self._decimals[0]), decimal_text(size, size_exponent, self._decimals[1])]
+
+    def _last(self, symbol: str) -> list[RenderableType]:
+        entry = self._trades.get(symbol)
+        if entry is None or not isinstance(entry.body, Trade):
+            return ["", ""]
+        return self._shown(entry.body.price, entry.body.size, entry.price_exponent, entry.size_exponent)

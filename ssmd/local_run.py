@@ -1,0 +1,125 @@
+"""Everything on one machine: the processes of `ssmd up`, their order of starting and stopping, and their live table."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from journal.clock import Clock
+from journal.protocols import Journal
+from journal.subjects import Stream
+from ssmd.live import LiveView
+from ssmd.services.supervisor import Supervisor
+from ssmd.settings import Settings
+
+_FRAMES_PER_SECOND = 4
+_LINE_S = 2.0  # between lines where there is no terminal
+
+
+@dataclass(frozen=True, slots=True)
+class Venue:
+    """Where the connector connects: a simulator to start (`simulate` holds its options) or the venue itself (`connect`)."""
+
+    simulate: Sequence[str] | None
+    connect: Sequence[str] = ()
+
+
+class LocalRun:
+    """Start with `start`, watch with `watch`, end with `finish`."""
+
+    def __init__(self, settings: Settings, clock: Clock, journal: Journal, console: Console) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._console = console
+        self.stream = Stream(settings.env, shard="0")
+        self.view = LiveView(journal, self.stream, clock, settings.feed)
+        self.supervisor = Supervisor(clock, settings.data_dir / "logs", settings.environ())
+
+    async def start(self, venue: Venue) -> None:
+        """The archiver and the projector first, so that nothing waits for them; then the venue, if simulated; then the connector."""
+        await self.supervisor.start("projector", ["run", "projector"])
+        await self.supervisor.start("archiver", ["run", "archiver"])
+        connect = list(venue.connect)
+        if venue.simulate is not None:
+            port = _free_port()
+            await self.supervisor.start("sim", ["sim", "kalshi", "--no-auth", "--port", str(port), *venue.simulate])
+            connect += ["--ws-url", f"ws://127.0.0.1:{port}/trade-api/ws/v2", "--rest-url", f"http://127.0.0.1:{port}/trade-api/v2"]
+        await self.supervisor.start("connector", ["run", "connector", *connect])
+
+    async def watch(self, seconds: float | None, events: Sequence[tuple[float, Callable[[], object]]] = ()) -> None:
+        """Show the table for `seconds` (None: until cancelled), doing each event at its second. Raises what ended a process for good."""
+        follow = asyncio.create_task(self.view.run())
+        started = self._clock.mono_ns()
+        left = sorted(events, key=lambda event: event[0])
+        try:
+            with self._live() as show:
+                while seconds is None or (self._clock.mono_ns() - started) / 1e9 < seconds:
+                    await self._clock.sleep(1 / _FRAMES_PER_SECOND)
+                    elapsed = (self._clock.mono_ns() - started) / 1e9
+                    while left and left[0][0] <= elapsed:
+                        result = left.pop(0)[1]()
+                        if asyncio.iscoroutine(result):
+                            await result
+                    show(elapsed)
+                    if self.supervisor.failed.done():
+                        raise self.supervisor.failed.result()
+                    if follow.done():
+                        follow.result()
+        finally:
+            follow.cancel()
+            await asyncio.wait([follow])
+
+    async def finish(self) -> None:
+        """Stop the connector first, then what reads the journal, each when it has caught up."""
+        await self.supervisor.stop("connector", "projector", "archiver", "sim")
+
+    @contextlib.contextmanager
+    def _live(self):  # type: ignore[no-untyped-def]  # noqa: ANN202  (a generator of a function that shows)
+        if self._console.is_terminal:
+            with Live(console=self._console, auto_refresh=False, transient=False) as live:
+                yield lambda _elapsed: live.update(self.view.render(self._processes()), refresh=True)
+            return
+        told = [0.0]
+
+        def show(elapsed: float) -> None:
+            if elapsed - told[0] >= _LINE_S:
+                told[0] = elapsed
+                self._console.print(f"{elapsed:5.0f} s  {self.view.line()}")
+
+        yield show
+
+    def _processes(self) -> Table:
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        table.add_row(
+            *(
+                f"[{'green' if c.process and c.process.returncode is None else 'red'}]●[/] {c.name} {c.process.pid if c.process else ''}"
+                + (f" [yellow](restarted {c.restarts}x)[/]" if c.restarts else "")
+                for c in self.supervisor.children.values()
+            )
+        )
+        return table
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def recording_option(path: str | None) -> list[str]:
+    """The simulator's options for a recording, absolute because a child may run elsewhere."""
+    return ["--recording", str(Path(path).absolute())] if path else []
+
+
+def console() -> Console:
+    """Progress and tables for people go to stderr; stdout is for data."""
+    return Console(file=sys.stderr)
