@@ -1,0 +1,82 @@
+"""Rendering appends as NATS protocol bytes: a batch is one write.
+
+Headers: every message has ``Nats-Msg-Id``; the messages of an atomic batch have ``Nats-Batch-Id`` and ``Nats-Batch-Sequence``, the last one
+``Nats-Batch-Commit``. The first message carries the expectation and no other does (a second one is error 10164). The first and the last are
+sent with a reply subject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from journal.errors import EntryTooLarge
+
+
+class Message(NamedTuple):
+    """An encoded entry on its way. `epoch` is ``feed.HEX``, `key` (frame, part); with them the id ``feed.HEX.frame.part``."""
+
+    subject: bytes
+    id: bytes
+    payload: bytes
+    epoch: bytes
+    key: tuple[int, int]
+
+
+def expect_lease(subject: str, sequence: int) -> bytes:
+    """Refuse unless `sequence` is the newest on `subject` (0: none yet)."""
+    return b"Nats-Expected-Last-Subject-Sequence:%d\r\nNats-Expected-Last-Subject-Sequence-Subject:%b\r\n" % (sequence, subject.encode())
+
+
+def expect_last(sequence: int) -> bytes:
+    """Refuse unless `sequence` is the stream's last."""
+    return b"Nats-Expected-Last-Sequence:%d\r\n" % sequence
+
+
+def render_one(message: Message, expectation: bytes, reply: bytes, limit: int) -> bytes:
+    """An ordinary publish. Raises `EntryTooLarge` above `limit` bytes of headers and payload."""
+    subject, entry_id, payload, _, _ = message
+    head = b"NATS/1.0\r\nNats-Msg-Id:%b\r\n%b\r\n" % (entry_id, expectation)
+    total = len(head) + len(payload)
+    if total > limit:
+        raise _too_large(message, total, limit)
+    return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (subject, reply, len(head), total, head, payload)
+
+
+def render_batch(messages: Sequence[Message], batch_id: bytes, expectation: bytes, replies: tuple[bytes, bytes], limit: int) -> bytes:
+    """Two messages or more as one atomic batch. Raises `EntryTooLarge` when any exceeds `limit`."""
+    tail = b"\r\nNats-Batch-Id:%b\r\nNats-Batch-Sequence:" % batch_id
+    last = len(messages)
+    out: list[bytes] = []
+    add = out.append
+    for number, message in enumerate(messages, 1):
+        subject, entry_id, payload, _, _ = message
+        if 1 < number < last:
+            head = b"NATS/1.0\r\nNats-Msg-Id:%b%b%d\r\n\r\n" % (entry_id, tail, number)
+            total = len(head) + len(payload)
+            add(b"HPUB %b %d %d\r\n%b" % (subject, len(head), total, head))
+        else:
+            extra = expectation if number == 1 else b"Nats-Batch-Commit:1\r\n"
+            head = b"NATS/1.0\r\nNats-Msg-Id:%b%b%d\r\n%b\r\n" % (entry_id, tail, number, extra)
+            total = len(head) + len(payload)
+            add(b"HPUB %b %b %d %d\r\n%b" % (subject, replies[number > 1], len(head), total, head))
+        if total > limit:
+            raise _too_large(message, total, limit)
+        add(payload)
+        add(b"\r\n")
+    return b"".join(out)
+
+
+def message_id(headers: bytes | None) -> bytes:
+    """The ``Nats-Msg-Id`` of a stored message, empty when it has none."""
+    if headers is None:
+        return b""
+    at = headers.find(b"\r\nNats-Msg-Id:")
+    return headers[at + 14 : headers.index(b"\r\n", at + 14)].strip() if at >= 0 else b""
+
+
+def _too_large(message: Message, total: int, limit: int) -> EntryTooLarge:
+    return EntryTooLarge(
+        f"entry {message.id.decode()} takes {total} bytes with its headers; the server takes {limit}: nothing was sent."
+        " Raise max_payload (and the stream's max_msg_size) on the server"
+    )

@@ -1,0 +1,339 @@
+"""Appending to one JetStream stream, each entry once.
+
+An append takes these steps:
+
+1. sort the entries by what the stream's `StreamIndex` knows into those stored already (their content is compared) and fresh ones;
+2. send the fresh ones as one atomic batch, expecting the writer's lease to be ours, or without a fence that nobody has appended since
+   we looked;
+3. on any doubt (refused as duplicate, somebody else was faster, no answer) read what was appended meanwhile and begin again.
+
+Which ids the stream holds of an epoch this handle has not written is found from the epoch's opener (``control`` ``epoch-HEX``): without one
+the epoch is new if the append begins it, else the stream is read once for its ids (about 3 µs an entry).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from journal import cursor
+from journal.batch import Message, expect_last, expect_lease, message_id, render_batch, render_one
+from journal.clock import Clock
+from journal.codec import decode
+from journal.cursor import Bounds, Stored
+from journal.errors import (
+    CallerError,
+    EntryTooLarge,
+    Fenced,
+    IdConflict,
+    JournalFull,
+    JournalRefused,
+    JournalUnavailable,
+)
+from journal.index import TRAILS, Found, StreamIndex, Trail, split_id
+from journal.link import ApiError, Link, NoResponders, ReplyLost
+from journal.protocols import Fence
+from journal.subjects import Stream
+
+# A round follows news from the stream; more in a row than this is a crowd of writers without leases.
+_ROUNDS = 16
+
+STREAM_FULL = frozenset({10023, 10047, 10077})
+_WRONG_LAST = frozenset({10070, 10071})
+_DUPLICATE = 10201
+_TOO_LARGE = 10054
+_SERVER_FAULT = 500
+
+_log = logging.getLogger("journal")
+
+
+class _LookAgain(Exception):
+    """The append may be stored, or what it expected is not so."""
+
+    def __init__(self, *, duplicate: bool = False, lost: ReplyLost | None = None) -> None:
+        self.duplicate = duplicate
+        self.lost = lost
+
+
+class Appender:
+    """One handle's writing to one stream, one append at a time."""
+
+    def __init__(self, link: Link, clock: Clock, stream: Stream) -> None:
+        self._link = link
+        self._clock = clock
+        self._stream = stream
+        self._index = StreamIndex()
+        self._turn = asyncio.Lock()
+        self._limit = 0  # of one message, from the stream's configuration
+        self._atomic = True
+        self._batches = 0
+
+    async def append(self, messages: Sequence[Message], openers: frozenset[bytes], fence: Fence | None) -> list[int]:
+        """Sequences of `messages`, one each. `openers`: the epochs that this append opens."""
+        async with self._turn:
+            for _ in range(_ROUNDS):
+                try:
+                    await self._learn(messages, openers)
+                    stored, fresh = await self._sort(messages)
+                    if fresh:
+                        await self._store(list(fresh.values()), stored, fence)
+                    elif fence:
+                        await self._check(fence)
+                    return [stored[m.id] for m in messages]
+                except _LookAgain as doubt:
+                    await self._settle(messages, doubt)
+        raise JournalUnavailable(f"{self._stream.name}: other writers were faster {_ROUNDS} times running; take a lease")
+
+    async def lease(self, message: Message) -> int:
+        """Make `message` the newest on its subject; its sequence (of the first time, if it has been appended before)."""
+        subject = message.subject.decode()
+        async with self._turn:
+            await self._bounds()
+            for _ in range(_ROUNDS):
+                newest = 0
+                async for found in self._scan(1, None, subject):
+                    for m in found:
+                        newest = m.sequence
+                        if message_id(m.headers) == message.id:
+                            self._compare(message, m.sequence, m.payload)
+                            return m.sequence
+                try:
+                    first = await self._send([message], expect_lease(subject, newest))
+                except _LookAgain as doubt:
+                    if doubt.lost:
+                        await self._clock.sleep(0)
+                    continue
+                trail = self._index.trails.get(message.epoch)
+                if trail:
+                    trail.note(message.key, first)
+                return first
+        raise JournalUnavailable(f"{self._stream.name}: the lease {subject} changed hands {_ROUNDS} times running")
+
+    # What is there already
+
+    async def _learn(self, messages: Sequence[Message], openers: frozenset[bytes]) -> None:
+        """Have a trail for each epoch among `messages`."""
+        index = self._index
+        if index.seen < 0:
+            index.seen = (await self._bounds()).last
+            index.forget()
+        elif index.unsure:
+            await self._catch_up()
+        for epoch in dict.fromkeys(m.epoch for m in messages):
+            if index.known(epoch):
+                continue
+            if len(index.trails) >= TRAILS:
+                index.forget()
+            feed, _, digits = epoch.decode().rpartition(".")
+            opener = self._stream.subject(feed, "control", f"epoch-{digits}")
+            found = await cursor.fetch(self._link, self._stream.name, last_by_subj=opener)
+            if found is not None:
+                await self._cover(found.sequence)
+            elif epoch not in openers:
+                await self._cover(0)
+            index.trails.setdefault(epoch, Trail(whole=True)).whole = True
+
+    async def _cover(self, low: int) -> None:
+        """Read ids until every epoch with an entry from `low` to `seen` has its trail; 0: from the beginning."""
+        index = self._index
+        if index.high < index.seen:
+            async for chunk in self._ids(index.high + 1, index.seen):
+                index.note(chunk, new=True)
+            index.high = index.seen
+        if low < index.low:
+            earlier = StreamIndex()
+            async for chunk in self._ids(max(low, 1), index.low - 1):
+                earlier.note(chunk, new=True)
+            for epoch, trail in earlier.trails.items():
+                index.trails.setdefault(epoch, Trail(whole=False)).precede(trail)
+            index.low = low
+
+    async def _catch_up(self) -> None:
+        """Read the ids of what was appended since we looked."""
+        index = self._index
+        last = (await self._bounds()).last
+        if last < index.seen:  # the server has lost what it had acknowledged; what we know is void
+            index.seen = last
+            index.forget()
+        contiguous = index.high == index.seen
+        async for chunk in self._ids(index.seen + 1, last):
+            index.note(chunk, new=contiguous)
+        if contiguous:
+            index.high = last
+        index.seen = last
+        index.unsure = False
+
+    async def _settle(self, messages: Sequence[Message], doubt: _LookAgain) -> None:
+        """Find out what has become of `messages`; return to have them sorted again."""
+        index = self._index
+        before = index.seen
+        await self._catch_up()
+        if doubt.lost:
+            wanted = {m.epoch for m in messages}
+            if not any(index.trails[e].upto > before for e in wanted if e in index.trails):
+                raise doubt.lost
+        if doubt.duplicate and index.seen == before:
+            # The server knows an id that we do not find where we looked: look everywhere.
+            index.forget()
+            await self._cover(0)
+            known = [m for m in messages if (t := index.trails.get(m.epoch)) and m.key <= t.frontier]
+            if not known:
+                raise JournalUnavailable(
+                    f"{self._stream.name} had entries of this append, since purged; it takes them again after its dedupe window"
+                )
+
+    async def _sort(self, messages: Sequence[Message]) -> tuple[dict[bytes, int], dict[bytes, Message]]:
+        """Sequences of those that are stored, and the others in order, each once. Raises `IdConflict`."""
+        trails = self._index.trails
+        stored: dict[bytes, int] = {}
+        fresh: dict[bytes, Message] = {}
+        doubtful: dict[bytes, list[Message]] = {}
+        for message in messages:
+            if message.key <= trails[message.epoch].frontier:
+                doubtful.setdefault(message.epoch, []).append(message)
+            elif (twin := fresh.setdefault(message.id, message)) is not message and twin.payload != message.payload:
+                raise IdConflict(f"entry {message.id.decode()} is twice in one append, with different content")
+        if doubtful:
+            for epoch, some in doubtful.items():
+                await self._find(trails[epoch], some, stored)
+            fresh.clear()
+            for message in messages:
+                if message.id not in stored and (twin := fresh.setdefault(message.id, message)).payload != message.payload:
+                    raise IdConflict(f"entry {message.id.decode()} is twice in one append, with different content")
+        return stored, fresh
+
+    async def _find(self, trail: Trail, messages: Sequence[Message], stored: dict[bytes, int]) -> None:
+        """Look for `messages`, of one epoch, in the stream; compare the content of those that are there."""
+        wanted: dict[bytes, list[Message]] = {}
+        for message in messages:
+            wanted.setdefault(message.id, []).append(message)
+        start = min(trail.look_from(m.key) for m in messages)
+        highest = max(m.key for m in messages)
+        epoch = messages[0].epoch + b"."
+        async for chunk in self._scan(start, self._index.seen):
+            for m in chunk:
+                entry_id = message_id(m.headers)
+                if not entry_id.startswith(epoch):
+                    continue
+                for message in wanted.pop(entry_id, ()):
+                    self._compare(message, m.sequence, m.payload)
+                    stored[entry_id] = m.sequence
+                if not wanted:
+                    return
+                if trail.ordered and (parts := split_id(entry_id)) and parts[1] > highest:
+                    return
+
+    def _compare(self, message: Message, sequence: int, payload: bytes) -> None:
+        if payload != message.payload:
+            raise IdConflict(f"entry {message.id.decode()} is already at {self._stream.name}:{sequence} with other content")
+
+    async def _ids(self, start: int, end: int) -> AsyncGenerator[list[Found], None]:
+        async for chunk in self._scan(start, end):
+            found: list[Found] = []
+            for m in chunk:
+                if parts := split_id(message_id(m.headers)):
+                    epoch, key = parts
+                    # Only an opener's subject ends with its epoch.
+                    opener = key == (0, 0) and m.subject.endswith(b".control.epoch-" + epoch[-32:])
+                    found.append((epoch, key, m.sequence, opener))
+            yield found
+
+    async def _scan(self, start: int, end: int | None, subject: str = ">") -> AsyncGenerator[list[Stored], None]:
+        """Filtered even when it is for everything: single entries of a domain stream may have been purged."""
+        if end is not None and start > end:
+            return
+        chunks = cursor.stored(self._link, self._clock, self._stream.name, start=start, end=end, filters=(subject,))
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
+
+    async def _bounds(self) -> Bounds:
+        found = await cursor.bounds(self._link, self._stream.name)
+        if found is None:
+            raise CallerError(f"stream {self._stream.name} does not exist; create it with ensure()")
+        self._limit = found.config.get("max_msg_size", -1)
+        if self._atomic and not found.config.get("allow_atomic"):
+            self._atomic = False
+            _log.warning(
+                "stream %s on %s has no atomic batches: its entries are appended one by one, which is slow, and an append that fails may be"
+                " stored in part; set allow_atomic on it", self._stream.name, self._link.where,
+            )  # fmt: skip
+        return found
+
+    # Sending
+
+    async def _store(self, fresh: list[Message], stored: dict[bytes, int], fence: Fence | None) -> None:
+        """Append `fresh` and add their sequences to `stored`. Raises `_LookAgain`."""
+        for group in [fresh] if self._atomic else [[m] for m in fresh]:
+            expectation = expect_lease(fence.subject, fence.sequence) if fence else expect_last(self._index.seen)
+            try:
+                first = await self._send(group, expectation)
+            except _LookAgain:
+                if fence:
+                    await self._check(fence)
+                raise
+            self._index.appended(group, first, first + len(group) - 1)
+            for sequence, message in enumerate(group, first):
+                stored[message.id] = sequence
+
+    async def _send(self, messages: list[Message], expectation: bytes) -> int:
+        """Sequence of the first, all being durable. Raises `_LookAgain` and the store's errors."""
+        client = await self._link.client()
+        limit = min(client.max_payload, self._limit) if self._limit > 0 else client.max_payload
+        ack, future = self._link.expect()
+        begun = None
+        try:
+            if len(messages) == 1:
+                self._link.send(render_one(messages[0], expectation, ack, limit))
+            else:
+                inbox, begun = self._link.expect()
+                self._batches += 1
+                # Unique on the server: the inbox is.
+                batch_id = b"%b" % ack.replace(b".", b"-")
+                self._link.send(render_batch(messages, batch_id, expectation, (inbox, ack), limit))
+            await self._link.drain()
+            answer = await self._link.reply(future)
+        except ReplyLost as error:
+            self._index.unsure = True
+            raise _LookAgain(lost=error) from error
+        except ApiError as error:
+            cause = error
+            if begun is not None and begun.done():
+                try:
+                    await self._link.reply(begun)
+                except ApiError as first_error:
+                    cause = first_error
+            raise self._refusal(cause) from error
+        except NoResponders as error:
+            await self._bounds()
+            raise JournalUnavailable(f"{self._stream.name} has no leader on {self._link.where} just now") from error
+        finally:
+            future.cancel()
+            if begun is not None:
+                begun.cancel()
+        if answer.get("duplicate"):
+            raise _LookAgain(duplicate=True)
+        return int(answer["seq"]) - len(messages) + 1
+
+    def _refusal(self, error: ApiError) -> Exception:
+        where = f"{self._stream.name} on {self._link.where}"
+        if error.code in _WRONG_LAST:
+            return _LookAgain()
+        if error.code == _DUPLICATE:
+            return _LookAgain(duplicate=True)
+        if error.code in STREAM_FULL:
+            return JournalFull(f"{where} refuses more: {error}; archive and purge, or raise its limit")
+        if error.code == _TOO_LARGE:
+            return EntryTooLarge(f"{where}: {error}")
+        if error.status >= _SERVER_FAULT:
+            return JournalUnavailable(f"{where}: {error}")
+        return JournalRefused(f"{where} refused an append: {error}")
+
+    async def _check(self, fence: Fence) -> None:
+        """Raise `Fenced` unless the lease is still ours."""
+        newest = await cursor.fetch(self._link, self._stream.name, last_by_subj=fence.subject)
+        if newest is None or newest.sequence != fence.sequence:
+            detail = getattr(decode(newest.payload).body, "detail", "") if newest else ""
+            raise Fenced(f"writer {fence.writer} lost its lease on {self._stream.name} to {detail or 'nobody: it was purged'}", detail)
