@@ -1,0 +1,114 @@
+"""The command line's root: a literal table of lazily imported commands, and the one place where errors become exit codes.
+
+0 all is well, 1 findings, 2 usage or could not run, 130 interrupted; a closed pipe is quiet.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from ssmd import options
+
+# name -> (where the command is, what `ssmd --help` says). Nothing is imported until it is used.
+COMMANDS = {
+    "up": ("ssmd.commands.up:up", "Capture, archive and fold in one process tree, everything embedded."),
+    "demo": ("ssmd.commands.demo:demo", "Twenty seconds of everything: capture, crash, recovery, archive, replay."),
+    "sim": ("ssmd.commands.sim:sim", "Run a simulated venue that a real client could talk to."),
+    "run": ("ssmd.commands.run:run", "Run one service: connector, archiver or projector."),
+    "journal": ("ssmd.commands.journal:journal", "Look at the journal: tail, show, streams."),
+    "replay": ("ssmd.commands.replay:replay", "Replay a day, and verify that its state is what it was live."),
+    "book": ("ssmd.commands.book:book", "Show an order book, now or at any past moment."),
+    "data": ("ssmd.commands.data:data", "Bring recordings in: import, replay."),
+    "doctor": ("ssmd.commands.doctor:doctor", "Check this installation and what it promises."),
+    "version": ("ssmd.commands.version:version", "Show the versions of ssmd and what it stands on."),
+}
+
+EPILOG = """\b
+Try:
+  ssmd demo
+  ssmd up --for 10s
+  ssmd journal tail --limit 5
+"""
+
+
+class LazyGroup(click.Group):
+    """Lists commands from `COMMANDS` and imports one when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS:
+            raise click.UsageError(f"no command {args[0]!r}; known: {', '.join(COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@options.shared
+def cli() -> None:
+    """Stupid Simple Market Data: record venues, prove that nothing was lost, replay any moment."""
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    try:
+        result = cli.main(args, prog_name="ssmd", standalone_mode=False)
+        sys.stdout.flush()
+    except Exception as error:  # noqa: BLE001  (the last place that can say something useful)
+        return _failed(error)
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    return result if isinstance(result, int) else 0
+
+
+def _failed(error: Exception) -> int:
+    if isinstance(error, click.Abort):
+        return 130
+    if isinstance(error, BrokenPipeError):
+        # Python flushes stdout once more at exit; give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if os.environ.get("SSMD_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, click.ClickException):
+        error.show()
+        return 2
+    from journal.errors import SsmdError
+
+    if isinstance(error, SsmdError):
+        click.echo(f"ssmd: {error}", err=True)
+    elif isinstance(error, ExceptionGroup):
+        return _failed(error.exceptions[0])
+    elif isinstance(error, OSError):
+        click.echo(f"ssmd: {error.strerror or error}{f': {error.filename}' if error.filename else ''} (SSMD_DEBUG=1 shows where)", err=True)
+    else:
+        click.echo(
+            f"ssmd: unexpected {type(error).__name__}: {error}. This is a defect of ssmd; run again with SSMD_DEBUG=1 for the traceback "
+            "and report it.",
+            err=True,
+        )
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""Options and parameter types that commands share. The shared ones may stand before or after the command's name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import update_wrapper
+from typing import Any, TypeVar
+
+import click
+
+FORMATS = ("table", "json", "jsonl", "yaml", "csv")
+_KEY = "ssmd.flags"
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    # The innermost one given wins: a flag after the command overrides one before it.
+    if value is not None:
+        ctx.meta.setdefault(_KEY, {})[param.name] = value
+
+
+def shared(function: _F) -> _F:
+    """Add --env, --data-dir, --nats, --storage and -o without passing them to the function."""
+    for option in reversed(
+        (
+            click.option("--env", metavar="NAME", help="Environment. [SSMD_ENV; default: local]", expose_value=False, callback=_keep),
+            click.option(
+                "--data-dir", "data", metavar="DIR", help="Where data is kept. [SSMD_DATA; default: .ssmd/data]", expose_value=False,
+                callback=_keep,
+            ),
+            click.option(
+                "--nats", metavar="URL", help="NATS server instead of the embedded one: nats://[TOKEN@]HOST:PORT. [SSMD_NATS]",
+                expose_value=False, callback=_keep,
+            ),
+            click.option(
+                "--storage", metavar="URL", help="Archive: a directory or s3://BUCKET/PREFIX. [SSMD_STORAGE; default: DIR/objects]",
+                expose_value=False, callback=_keep,
+            ),
+            click.option(
+                "-o", "--output", type=click.Choice(FORMATS), help="Format on stdout; a table on a terminal, else JSON.",
+                expose_value=False, callback=_keep,
+            ),
+        )
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def examples(*lines: str) -> str:
+    """An epilog of example command lines, left as they are."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def configured(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the shared options, read: it is called with `settings` and `output` ("" when none was asked for)."""
+
+    @click.pass_context
+    def wrapper(ctx: click.Context, /, *args: Any, **kwargs: Any) -> Any:
+        from journal.errors import CallerError
+        from ssmd.settings import Settings
+
+        flags = ctx.meta.get(_KEY, {})
+        if flags.get("output") == "yaml":
+            raise CallerError("-o yaml needs a YAML library, which ssmd does not install; use -o json, which YAML readers accept")
+        return ctx.invoke(function, *args, settings=Settings.read(flags, os.environ), output=flags.get("output", ""), **kwargs)
+
+    return shared(update_wrapper(wrapper, function))
+
+
+class _Parsed(click.ParamType[Any]):
+    """A parameter type over a parser that raises `CallerError`."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from journal.errors import CallerError
+
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except CallerError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _duration(text: str) -> int:
+    from ssmd.moments import parse_duration
+
+    return parse_duration(text)
+
+
+def _moment(text: str) -> int:
+    from journal.clock import WallClock
+    from ssmd.moments import parse_moment
+
+    return parse_moment(text, WallClock().wall_ns())
+
+
+def _position(text: str) -> Any:
+    from journal.subjects import parse_position
+
+    return parse_position(text)
+
+
+DURATION = _Parsed("duration", _duration)  # nanoseconds
+MOMENT = _Parsed("time", _moment)  # nanoseconds since 1970
+POSITION = _Parsed("position", _position)  # (stream, sequence)

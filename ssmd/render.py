@@ -1,0 +1,169 @@
+"""What commands print: documents, rows and streams of rows in every format, exact decimals, times, progress."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+# Fewest decimals (price, size) a venue itself shows; trailing zeros are trimmed down to them.
+LEAST_DECIMALS = {"kalshi": (4, 2)}
+
+
+def decimal_text(value: int, exponent: int, least: int = 0) -> str:
+    """``value * 10**exponent`` in full, exactly, trailing zeros trimmed down to `least` decimals."""
+    if exponent >= 0:
+        digits, fraction = str(abs(value) * 10**exponent), ""
+    else:
+        digits = str(abs(value)).rjust(1 - exponent, "0")
+        digits, fraction = digits[:exponent], digits[exponent:]
+    fraction = fraction.rstrip("0").ljust(least, "0")
+    return f"{'-' if value < 0 else ''}{digits}{'.' if fraction else ''}{fraction}"
+
+
+def one(value: Mapping[str, Any], output: str) -> None:
+    """Print one document; as a table, a row for each field."""
+    output = output or ("table" if sys.stdout.isatty() else "json")
+    if output == "table":
+        rows([{"field": k, "value": _cell(v)} for k, v in value.items()], "table")
+    elif output == "csv":
+        rows([value], "csv")
+    else:
+        _write(_json(value, pretty=output == "json"))
+
+
+def rows(values: Sequence[Mapping[str, Any]], output: str, *, title: str = "") -> None:
+    """Print rows of the same columns."""
+    output = output or ("table" if sys.stdout.isatty() else "json")
+    if output == "json":
+        _write(_json(values, pretty=True))
+    elif output == "table":
+        _table(values, title)
+    else:
+        for line in lines(values, output):
+            _write(line)
+
+
+def lines(values: Iterable[Mapping[str, Any]], output: str) -> Iterator[str]:
+    """Rows as lines, one by one as they come: JSON Lines, or CSV with a head."""
+    head = False
+    for value in values:
+        if output == "csv":
+            if not head:
+                yield _csv(value.keys())
+                head = True
+            yield _csv(_cell(v) for v in value.values())
+        else:
+            yield _json(value)
+
+
+def _json(value: Any, *, pretty: bool = False) -> str:
+    text = msgspec.json.encode(value)
+    return (msgspec.json.format(text, indent=2) if pretty else text).decode()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else _json(value)
+
+
+class _Line:
+    """A file that keeps the last line written."""
+
+    text = ""
+
+    def write(self, text: str) -> int:
+        self.text = text.rstrip("\r\n")
+        return len(text)
+
+
+def _csv(cells: Iterable[str]) -> str:
+    line = _Line()
+    csv.writer(line).writerow(cells)
+    return line.text
+
+
+def _write(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
+def _table(values: Sequence[Mapping[str, Any]], title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    if not values:
+        console.print(f"no {title or 'rows'}")
+        return
+    table = Table(title=title or None, header_style="bold", box=None, pad_edge=False)
+    for name, value in values[0].items():
+        table.add_column(name, justify="right" if isinstance(value, int) else "left", overflow="fold")
+    for value in values:
+        table.add_row(*(Text(_cell(v)) for v in value.values()))
+    console.print(table)
+
+
+class Meter(Protocol):
+    """Told how far a long piece of work is."""
+
+    def stage(self, name: str, total: int) -> None:
+        """A new stage of `total` units begins; 0 when not known."""
+        ...
+
+    def advance(self, units: int) -> None: ...
+
+
+class Silent:
+    """A meter nobody looks at."""
+
+    def stage(self, name: str, total: int) -> None:
+        del name, total
+
+    def advance(self, units: int) -> None:
+        del units
+
+
+class _Bar:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: Any = None
+
+    def stage(self, name: str, total: int) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, visible=True)
+            self._progress.stop_task(self._task)
+        self._task = self._progress.add_task(name, total=total or None, rate=0)
+
+    def advance(self, units: int) -> None:
+        self._progress.advance(self._task, units)
+
+
+@contextmanager
+def progress() -> Iterator[Meter]:
+    """A bar on stderr with rate and time left; nothing when stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield Silent()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import Task as BarTask
+
+    class Rate(TextColumn):
+        def render(self, task: BarTask) -> Any:
+            from rich.text import Text
+
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:,.0f}/s" if speed else "")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(""), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield _Bar(bar)

@@ -1,0 +1,84 @@
+"""What one process was told: read once, frozen, then only the narrow value travels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from journal.errors import CallerError
+from journal.subjects import check_name
+
+DATA_DIR = ".ssmd/data"
+ENV = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The default is the environment `local`: feed kalshi, UTC, days from 00:00, everything embedded."""
+
+    env: str = ENV
+    data_dir: Path = Path(DATA_DIR)
+    nats_url: str = ""  # "": the embedded server of `data_dir`
+    nats_token: str = field(default="", repr=False)
+    storage_url: str = ""  # "": `data_dir`/objects
+    feed: str = "kalshi"
+    timezone: str = "UTC"
+
+    @property
+    def storage(self) -> str:
+        """Where objects are: the URL given, else the local directory."""
+        return self.storage_url or str(self.data_dir / "objects")
+
+    def environ(self) -> dict[str, str]:
+        """These settings as the variables of a process started for us; a token travels this way, never on a command line."""
+        values = {
+            "SSMD_ENV": self.env,
+            "SSMD_DATA": str(self.data_dir),
+            "SSMD_NATS": self.nats_url,
+            "SSMD_NATS_TOKEN": self.nats_token,
+            "SSMD_STORAGE": self.storage_url,
+        }
+        return {name: value for name, value in values.items() if value}
+
+    @classmethod
+    def read(cls, flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Settings:
+        """Flags over `SSMD_*` over defaults. Raises `CallerError` for values that cannot be."""
+
+        def value(name: str, default: str = "") -> str:
+            return flags.get(name) or environ.get(f"SSMD_{name.upper()}") or default
+
+        url, token = _nats(value("nats"))
+        return cls(
+            env=check_name("env", value("env", ENV)),
+            data_dir=Path(value("data", DATA_DIR)).expanduser().absolute(),
+            nats_url=url,
+            nats_token=token or environ.get("SSMD_NATS_TOKEN", ""),
+            storage_url=value("storage"),
+        )
+
+
+def _nats(url: str) -> tuple[str, str]:
+    """The URL without its token, so that it can be shown, and the token."""
+    if not url:
+        return "", ""
+    parts = urlsplit(url if "://" in url else f"nats://{url}")
+    try:
+        port = parts.port or 4222
+    except ValueError:
+        raise CallerError(f"--nats: {parts.hostname} has a port that is not a number; write nats://HOST:PORT") from None
+    if parts.scheme not in {"nats", "tls", "ws", "wss"} or not parts.hostname:
+        raise CallerError("--nats: write nats://HOST:PORT or nats://TOKEN@HOST:PORT (the token may be in SSMD_NATS_TOKEN)")
+    if parts.password:
+        return url, ""  # user and password stay: the client reads them from the URL
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return urlunsplit((parts.scheme, f"{host}:{port}", "", "", "")), parts.username or ""
+
+
+def shown(url: str) -> str:
+    """`url` without what it may hold of secrets."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
