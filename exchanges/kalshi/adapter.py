@@ -1,0 +1,407 @@
+"""One connection's conversation with Kalshi, sans-io: frames in, journal bodies and commands out.
+
+What the entries of one connection look like, beyond the venue's own messages (all journalled, one entry a frame):
+
+- acks are `Control` (``subscribed``, ``unsubscribed``, ``ok``, ``error``) with what was asked in the detail;
+- ``gap`` entries (own) stand before the frame that revealed them: a hole in a sid's numbers, a count that began again, a frame on the
+  book's sid that we could not read, a subscription that the venue ended, and the time from `since_ns` to a channel's first sign of life;
+- a frame whose number had passed already is kept as ``Control(action="duplicate")`` with its bytes: folds skip it;
+- own decisions: ``resync`` and ``resynced`` (steps of `recovery`), ``missing`` (asked for, not acknowledged), ``unsubscribed`` with a
+  symbol (we dropped that market), ``unknown`` (first sight of an unlisted type or field).
+
+`filtered` is for recordings cut out of a shared subscription: holes are not gaps, nothing is sent, and numbers that go back
+mean that the recorder had reconnected: a gap, after which the books wait for their next snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+from exchanges.adapter import Normalised, Output
+from exchanges.kalshi import commands
+from exchanges.kalshi.cold import Reply
+from exchanges.kalshi.conversation import (
+    BOOKS,
+    CHANNEL_OF,
+    CHANNELS,
+    COMMAND_NS,
+    FATAL,
+    FIRST_SNAPSHOT_NS,
+    MAX_TRIES,
+    RETRY,
+    RETRY_NS,
+    TERMINAL,
+    UNFILTERED,
+    Channel,
+    Command,
+    Draft,
+)
+from exchanges.kalshi.decode import Decoder
+from exchanges.kalshi.recovery import Recovery
+from exchanges.kalshi.tracker import Finding, Tracker
+from journal.entry import Book, Control, Delta, Gap, Lifecycle, Ticker, Trade, Unparsed, canonical_json
+
+_PLAIN = frozenset((Delta, Trade, Ticker, Lifecycle))
+DISTRUST_NS = 10_000_000_000  # between recoveries of books whose frames we cannot read: a new snapshot may not help
+
+
+class KalshiAdapter:
+    """See `exchanges.adapter.Adapter`. Make a new one for each connection.
+
+    `since_ns`: data before this connection is missing from here (0: nothing is known to be missing).
+    """
+
+    def __init__(
+        self,
+        symbols: Sequence[str] = (),
+        channels: Sequence[str] = CHANNELS,
+        *,
+        filtered: bool = False,
+        since_ns: int = 0,
+    ) -> None:
+        self.decoder = Decoder()
+        self.gaps = 0
+        self._decode = self.decoder.decode
+        self._fresh = self.decoder.fresh
+        self._tracker = Tracker(filtered=filtered)
+        self._observe = self._tracker.observe
+        self._live = not filtered
+        self._wanted = dict.fromkeys(symbols)
+        self._channels = {name: Channel(name, since_ns) for name in channels}
+        self._by_sid: dict[int, Channel] = {}
+        self._pending: dict[int, Command] = {}
+        self._again: list[tuple[int, Command]] = []  # (due, command) refused for now; at most one a pending command
+        self._ids = 0
+        self._recovery = Recovery()
+        self._first: dict[str, int] = {}  # book symbols that wait for their first snapshot -> deadline
+        self._distrusted: dict[str, None] = {}  # books with an unread frame, until the next tick may recover them
+        self._distrust_after_ns = 0
+
+    def opened(self, recv_ns: int) -> Output:
+        draft = Draft(recv_ns)
+        if self._live:
+            for channel in self._channels.values():
+                self._start(channel, draft)
+        return draft.output()
+
+    def frame(self, data: bytes, recv_ns: int) -> Output:
+        item, reply = self._decode(data, recv_ns)
+        sid = item.subscription
+        channel = self._by_sid.get(sid)
+        if channel is None or reply is not None or type(item.body) not in _PLAIN or self._fresh:
+            return self._attend(item, reply, recv_ns)
+        seq = item.venue_seq
+        if seq and (finding := self._observe(sid, seq)):
+            return self._attend(item, None, recv_ns, finding)
+        channel.last_ns = recv_ns
+        return Output((item,))
+
+    def tick(self, now_ns: int) -> Output:
+        draft = Draft(now_ns)
+        if not self._live:
+            return draft.output()
+        for number, command in list(self._pending.items()):
+            if now_ns >= command.due_ns:
+                del self._pending[number]
+                if command.kind != "get_snapshot":  # those are the recovery's business
+                    draft.reconnect = f"no answer to {command.kind} {command.channel} in {COMMAND_NS // 10**9} s"
+        due = [command for at, command in self._again if now_ns >= at]
+        self._again = [(at, command) for at, command in self._again if now_ns < at]
+        for command in due:
+            command.tries += 1
+            self._send(command, draft)
+        if self._distrusted and now_ns >= self._distrust_after_ns:
+            self._distrust_after_ns = now_ns + DISTRUST_NS
+            self._recover(list(self._distrusted), draft, "unread frames")
+            self._distrusted.clear()
+        if self._recovery.overdue(now_ns):
+            self._step(self._recovery.escalate(now_ns), draft)
+        if late := [symbol for symbol, at in self._first.items() if now_ns >= at]:
+            for symbol in late:
+                del self._first[symbol]
+            self._missing(BOOKS, late, "no snapshot", draft)
+        return draft.output()
+
+    def subscribe(self, symbols: Sequence[str], now_ns: int) -> Output:
+        draft = Draft(now_ns)
+        self._wanted.update(dict.fromkeys(symbols))
+        for channel in self._channels.values():
+            if channel.name in UNFILTERED or not self._live:
+                continue
+            if channel.sid:
+                self._add(channel, draft)
+            elif not channel.busy:
+                self._start(channel, draft)
+        return draft.output()
+
+    def unsubscribe(self, symbols: Sequence[str], now_ns: int) -> Output:
+        draft = Draft(now_ns)
+        gone = [s for s in symbols if s in self._wanted]
+        for symbol in gone:
+            del self._wanted[symbol]
+            self._first.pop(symbol, None)
+            self._distrusted.pop(symbol, None)
+        self._finish(self._recovery.drop(gone), draft)
+        for channel in self._channels.values():
+            if channel.name in UNFILTERED or not channel.sid or not gone:
+                continue
+            for symbol in gone:
+                channel.asked.discard(symbol)
+                draft.own(Control("unsubscribed", channel.name), symbol=symbol, sid=channel.sid)
+            if not self._wanted:
+                self._send(Command("unsubscribe", channel.name), draft)
+                continue
+            for chunk in commands.chunks(gone):
+                self._send(Command("delete_markets", channel.name, chunk), draft)
+        return draft.output()
+
+    # -- frames that are not simply the next one ---------------------------------------------------------------------
+
+    def _attend(self, item: Normalised, reply: Reply | None, recv_ns: int, finding: Finding | None = None) -> Output:
+        draft = Draft(recv_ns)
+        for name in self._fresh:
+            draft.own(Control("unknown", name.partition(".")[0], canonical_json({"name": name}).decode()))
+        self._fresh.clear()
+        sid, seq = item.subscription, item.venue_seq
+        channel = self._by_sid.get(sid) or self._meet(item, reply, draft)
+        if sid and seq and finding is None:
+            finding = self._observe(sid, seq)
+        if finding and finding.kind == "duplicate":
+            name = channel.name if channel else ""
+            item.body = Control("duplicate", name, canonical_json({"kind": type(item.body).__name__.lower()}).decode())
+            draft.items.append(item)
+            return draft.output()
+        if finding:
+            reason = "sequence gap" if finding.kind == "gap" else "sequence restarted" if self._live else "recording restarted"
+            gap = Gap(reason, first_missing=finding.first_missing, last_missing=finding.last_missing)
+            self._gap(channel, sid, gap, draft)
+        if isinstance(item.body, Unparsed) and channel and channel.name == BOOKS:
+            self._distrust(channel, item, draft)
+        draft.items.append(item)
+        if channel:
+            channel.last_ns = recv_ns
+        if isinstance(item.body, Book):
+            self._first.pop(item.symbol, None)
+            self._distrusted.pop(item.symbol, None)
+            self._finish(self._recovery.arrived(item.symbol, recv_ns), draft)
+            self._ask(draft)
+        if reply and self._live:
+            self._answer(reply, item, draft)
+        return draft.output()
+
+    def _meet(self, item: Normalised, reply: Reply | None, draft: Draft) -> Channel | None:
+        """The first frame of a sid: an ack, or data that overtook it."""
+        sid = item.subscription
+        name = reply.channel if reply and reply.kind == "subscribed" else CHANNEL_OF.get(type(item.body), "")
+        if reply and reply.kind == "ok" and (command := self._pending.get(reply.id)) and command.kind == "subscribe":
+            name = command.channel  # merged into a subscription we did not know (S3)
+        if not sid or not name:
+            return None
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = Channel(name)
+        self._by_sid[sid] = channel
+        channel.sid = sid
+        if channel.since_ns:
+            draft.own(Gap("not subscribed", name, from_ns=channel.since_ns, to_ns=draft.now_ns), sid=sid)
+            self.gaps += 1
+        return channel
+
+    def _gap(self, channel: Channel | None, sid: int, gap: Gap, draft: Draft, symbol: str = "") -> None:
+        name = channel.name if channel else ""
+        since = channel.last_ns if channel else 0
+        body = Gap(gap.reason, name, gap.first_missing, gap.last_missing, since, draft.now_ns, detail=gap.detail)
+        draft.own(body, symbol=symbol, sid=sid)
+        self.gaps += 1
+        if self._live and name == BOOKS and not symbol and gap.reason.startswith("sequence"):
+            self._recover(list(self._wanted), draft, gap.reason)
+
+    def _distrust(self, channel: Channel, item: Normalised, draft: Draft) -> None:
+        """A frame on the book's sid that we could not read: its book, or every book, may be wrong."""
+        symbol = item.symbol
+        affected = [symbol] if symbol else list(self._wanted)
+        if self._live and all(s in self._distrusted or s in self._recovery for s in affected):
+            return  # known to be wrong already; a format we cannot read would write a gap for each frame
+        seq = item.venue_seq
+        self._gap(channel, item.subscription, Gap("frame not understood", "", seq, seq), draft, symbol)
+        if self._live:
+            self._distrusted.update(dict.fromkeys(affected))
+
+    # -- replies -----------------------------------------------------------------------------------------------------
+
+    def _answer(self, reply: Reply, item: Normalised, draft: Draft) -> None:
+        command = self._pending.pop(reply.id, None)
+        detail: dict[str, Any] = {"id": reply.id}
+        if command:
+            detail |= {"command": command.kind, "symbols": list(command.symbols)}
+        channel = self._by_sid.get(reply.sid) or self._channels.get(reply.channel or (command.channel if command else ""))
+        if reply.kind == "error":
+            item.body = Control("error", channel.name if channel else "", item.body.detail)  # type: ignore[union-attr]
+            self._refused(reply, command, channel, draft)
+            return
+        if channel is None:
+            return
+        item.body = Control(reply.kind, channel.name, canonical_json(detail).decode())
+        if reply.kind == "unsubscribed":
+            self._by_sid.pop(reply.sid, None)
+            self._tracker.forget(reply.sid)
+            channel.ended()
+            self._start(channel, draft)
+            return
+        if command is None or command.kind not in ("subscribe", "add_markets"):
+            return
+        channel.busy = channel.busy and command.kind != "subscribe"
+        if channel.name == BOOKS:
+            self._first.update(dict.fromkeys(command.symbols, draft.now_ns + FIRST_SNAPSHOT_NS))
+        if reply.symbols is not None:
+            listed = set(reply.symbols)
+            if lacking := [s for s in command.symbols if s not in listed]:
+                self._missing(channel.name, lacking, "not in the venue's list", draft)
+        if command.kind == "subscribe":
+            self._add(channel, draft)
+            channel.since_ns = 0
+        elif command.since_ns and channel.name != BOOKS:
+            self._late(command, channel, draft)
+
+    def _refused(self, reply: Reply, command: Command | None, channel: Channel | None, draft: Draft) -> None:
+        code = reply.code
+        said = f"code {code}: {reply.message}"
+        if code in TERMINAL or (code == 7 and command and command.kind != "unsubscribe"):
+            if channel and channel.sid:
+                self._ended(channel, said, draft)
+            elif not command or command.kind == "subscribe":
+                draft.reconnect = f"the venue ended a subscription ({said})"
+        elif command is None:
+            return
+        elif command.kind == "unsubscribe":  # most likely gone already
+            if channel:
+                self._by_sid.pop(channel.sid, None)
+                channel.ended()
+                self._start(channel, draft)
+        elif code in RETRY:
+            if command.tries >= MAX_TRIES:
+                draft.reconnect = f"{command.kind} {command.channel} refused {command.tries} times ({said})"
+            else:
+                self._again.append((draft.now_ns + RETRY_NS * command.tries, command))
+        elif command.kind == "get_snapshot":
+            if self._recovery.step == "get_snapshot":
+                self._step(self._recovery.escalate(draft.now_ns), draft)
+        elif command.kind == "subscribe" and code in FATAL:
+            draft.error = f"Kalshi refuses to subscribe {command.channel} ({said}); check the key's permissions and the feed's channels"
+        elif command.kind != "delete_markets":
+            self._not_captured(command, code == 26, said, draft)
+
+    def _not_captured(self, command: Command, limit: bool, said: str, draft: Draft) -> None:
+        channel = self._channels[command.channel]
+        if command.kind == "subscribe":
+            channel.busy = False
+        if limit and len(command.symbols) > 1 and not channel.full:
+            self._halve(command, draft)
+            return
+        channel.full = channel.full or limit
+        self._missing(command.channel, command.symbols, said, draft)
+
+    def _halve(self, command: Command, draft: Draft) -> None:
+        """The subscription's market limit is not published: fill it by halves."""
+        middle = len(command.symbols) // 2
+        if command.kind == "subscribe":
+            channel = self._channels[command.channel]
+            channel.busy, channel.asked = True, set(command.symbols[:middle])
+            self._send(Command("subscribe", command.channel, command.symbols[:middle]), draft)
+            return  # the rest is added when that is acknowledged
+        for half in (command.symbols[:middle], command.symbols[middle:]):
+            self._send(Command(command.kind, command.channel, half, since_ns=command.since_ns), draft)
+
+    def _ended(self, channel: Channel, said: str, draft: Draft) -> None:
+        """The venue killed the subscription: what is missed from here on is missing until the new one lives."""
+        item = draft.items.pop()  # the error itself: the gap stands before it
+        self._gap(channel, channel.sid, Gap("subscription ended by the venue", detail=said), draft)
+        draft.items.append(item)
+        channel.since_ns = draft.now_ns
+        channel.deaths += 1
+        if channel.deaths > MAX_TRIES:
+            draft.reconnect = f"{channel.name} was ended {channel.deaths} times ({said})"
+        elif channel.name == BOOKS:
+            self._recovery.begin(self._wanted, draft.now_ns)
+            self._step(self._recovery.escalate(draft.now_ns, "resubscribe"), draft)
+        else:
+            self._send(Command("unsubscribe", channel.name), draft)
+
+    # -- what we do about it -----------------------------------------------------------------------------------------
+
+    def _recover(self, symbols: Sequence[str], draft: Draft, why: str) -> None:
+        idle = not self._recovery.step
+        self._recovery.begin(symbols, draft.now_ns)
+        if idle and self._recovery.step:
+            detail = canonical_json({"step": self._recovery.step, "why": why, "books": len(self._recovery)})
+            draft.own(Control("resync", BOOKS, detail.decode()), sid=self._channels[BOOKS].sid)
+        self._ask(draft)
+
+    def _step(self, step: str, draft: Draft) -> None:
+        channel = self._channels[BOOKS]
+        detail = canonical_json({"step": step, "why": "the step before it failed", "books": len(self._recovery)})
+        draft.own(Control("resync", BOOKS, detail.decode()), sid=channel.sid)
+        if step == "readd":
+            for chunk in commands.chunks(self._recovery.waiting):
+                self._send(Command("delete_markets", BOOKS, chunk), draft)
+                self._send(Command("add_markets", BOOKS, chunk), draft)
+        elif step == "resubscribe":
+            channel.since_ns = channel.since_ns or channel.last_ns
+            if channel.sid:
+                self._send(Command("unsubscribe", BOOKS), draft)
+            elif not channel.busy:
+                self._start(channel, draft)
+        elif step == "reconnect":
+            draft.reconnect = "books could not be recovered on this connection"
+
+    def _finish(self, recovered: bool, draft: Draft) -> None:
+        if recovered and (channel := self._channels.get(BOOKS)):
+            draft.own(Control("resynced", BOOKS), sid=channel.sid)
+
+    def _ask(self, draft: Draft) -> None:
+        for symbol in self._recovery.ask():
+            self._send(Command("get_snapshot", BOOKS, (symbol,)), draft)
+
+    def _missing(self, channel: str, symbols: Sequence[str], why: str, draft: Draft) -> None:
+        draft.own(Control("missing", channel, canonical_json({"symbols": list(symbols), "why": why}).decode()))
+        if channel == BOOKS:
+            for symbol in symbols:
+                self._first.pop(symbol, None)
+            self._finish(self._recovery.drop(symbols), draft)
+
+    def _start(self, channel: Channel, draft: Draft) -> None:
+        """Subscribe a channel that has no sid, with the first chunk of symbols; `_add` brings the rest when it is acknowledged."""
+        first = () if channel.name in UNFILTERED else tuple(islice(self._wanted, commands.CHUNK))
+        if first or channel.name in UNFILTERED:
+            channel.busy = True
+            channel.asked = set(first)
+            self._send(Command("subscribe", channel.name, first), draft)
+
+    def _add(self, channel: Channel, draft: Draft) -> None:
+        for chunk in commands.chunks([s for s in self._wanted if s not in channel.asked] if channel.name not in UNFILTERED else ()):
+            channel.asked.update(chunk)
+            command = Command("add_markets", channel.name, chunk, since_ns=channel.since_ns)
+            self._send(command, draft)
+            if command.since_ns and channel.name == BOOKS:  # now: after its snapshot a gap would make the book stale again
+                self._late(command, channel, draft)
+
+    def _late(self, command: Command, channel: Channel, draft: Draft) -> None:
+        """Markets beyond the first chunk came later than their channel: the outage is longer for them."""
+        for symbol in command.symbols:
+            draft.own(Gap("not subscribed", channel.name, from_ns=command.since_ns, to_ns=draft.now_ns), symbol=symbol, sid=channel.sid)
+
+    def _send(self, command: Command, draft: Draft) -> None:
+        sid = self._channels[command.channel].sid
+        if not sid and command.kind != "subscribe":
+            return  # the subscription ended meanwhile; the recovery's clock takes its next step
+        self._ids += 1
+        command.due_ns = draft.now_ns + COMMAND_NS
+        self._pending[self._ids] = command
+        if command.kind == "subscribe":
+            draft.send.append(commands.subscribe(self._ids, command.channel, command.symbols))
+        elif command.kind == "unsubscribe":
+            draft.send.append(commands.unsubscribe(self._ids, sid))
+        else:
+            draft.send.append(commands.update(self._ids, sid, command.kind, command.symbols))
