@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from exchanges.simulator.book import Ladder
+from exchanges.simulator.book import Ladder, TrueBook
 from exchanges.simulator.market import Catalogue, Fields, Market
 
 # `at_ms`: venue time of sending, never decreasing. `body`: the JSON of the frame's `msg`.
@@ -73,6 +73,10 @@ class Feed(Protocol):
 
     def catalogue(self, start_ms: int) -> Catalogue:
         """What is listed when the venue opens at `start_ms` (the wall clock's now). Called once, before `play`."""
+        ...
+
+    def books(self) -> dict[str, TrueBook]:
+        """Books of markets that traded before the start; the caller's own copies. Called after `catalogue`."""
         ...
 
     def play(self) -> Iterator[Happening]:

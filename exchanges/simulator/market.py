@@ -193,3 +193,9 @@ class Catalogue:
                 "exchange_index": 0,
             },
         )
+
+    def unlist(self, ticker: str) -> None:
+        """Remove a market, and its event with its last market."""
+        market = self.markets.pop(ticker)
+        if all(other.event_ticker != market.event_ticker for other in self.markets.values()):
+            self.events.pop(market.event_ticker, None)

@@ -37,7 +37,7 @@ class Oracle:
     def __init__(self, *, path: Path | None = None, keep_bytes: int = 0) -> None:
         self._file = path.open("wb", buffering=1 << 20) if path else None  # 1 MiB: some 3,000 frames a write
         self._keep_bytes = keep_bytes
-        self._kept: deque[tuple[int, int, int, int, str, bytes]] = deque()  # bounded by `keep_bytes`, oldest dropped
+        self._kept: deque[Sent] = deque()  # bounded by `keep_bytes`, oldest dropped
         self._kept_bytes = 0
         self._books: Mapping[str, TrueBook] = {}
         self.active = bool(path or keep_bytes)
@@ -51,21 +51,22 @@ class Oracle:
         """Now: ticker -> (yes, no), each price in micro-dollars -> count in hundredths. A copy; unknown books are left out."""
         return {ticker: (dict(book.yes), dict(book.no)) for ticker, book in self._books.items() if book.known}
 
-    def note(self, when_ns: int, conn: int, sid: int, seq: int, fate: str, frame: bytes) -> None:
+    def note(self, sent: Sent) -> None:
         if self._file is not None:
             self._file.write(
-                b'{"when_ns":%d,"conn":%d,"sid":%d,"seq":%d,"fate":"%b","frame":%b}\n' % (when_ns, conn, sid, seq, fate.encode(), frame)
+                b'{"when_ns":%d,"conn":%d,"sid":%d,"seq":%d,"fate":"%b","frame":%b}\n'
+                % (sent.when_ns, sent.conn, sent.sid, sent.seq, sent.fate.encode(), sent.frame)
             )
         if self._keep_bytes:
-            self._kept.append((when_ns, conn, sid, seq, fate, frame))
-            self._kept_bytes += len(frame)
+            self._kept.append(sent)
+            self._kept_bytes += len(memoryview(sent.frame))
             while self._kept_bytes > self._keep_bytes:
-                self._kept_bytes -= len(self._kept.popleft()[5])
+                self._kept_bytes -= len(memoryview(self._kept.popleft().frame))
                 self.dropped += 1
 
     def sent(self) -> list[Sent]:
         """The frames still in memory, oldest first."""
-        return [Sent(*row[:5], msgspec.Raw(row[5])) for row in self._kept]
+        return list(self._kept)
 
     def flush(self) -> None:
         if self._file is not None:

@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import msgspec
 
-from exchanges.simulator.book import count_hundredths, parse_ladder, price_micros
+from exchanges.simulator.book import TrueBook, count_hundredths, parse_ladder, price_micros
 from exchanges.simulator.feed import Delta, Happening, Lifecycle, Snapshot, Ticker, Trade
 from exchanges.simulator.market import Catalogue
 from exchanges.simulator.metadata import Listings
@@ -73,7 +73,7 @@ class Lines:
         self.recv_ms = 0
         self.event = _Event("")
         try:
-            self._file: IO[bytes] = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115 - closed by `close`
+            self._file = cast("IO[bytes]", gzip.open(path) if path.suffix == ".gz" else path.open("rb"))  # noqa: SIM115 - closed by `close`
         except OSError as error:
             raise CallerError(f"{path}: cannot be opened ({error.strerror}); name a recording or a folder of recordings") from error
 
@@ -160,6 +160,9 @@ class RecordingFeed:
         self._moved = Moved(self._shift_ms)
         catalogue, self._endings = listings.catalogue(self._shift_ms, from_ms=min(self._heads)[0])
         return catalogue
+
+    def books(self) -> dict[str, TrueBook]:
+        return {}  # unknown until each market's first snapshot
 
     def play(self) -> Iterator[Happening]:
         endings = iter([*self._endings, None])
@@ -276,7 +279,7 @@ class Moved:
             if isinstance(message.get(key), int):
                 # whole seconds of a moment that moved by milliseconds: exact where `ts_ms` tells the moment
                 exact = message.get("ts_ms") if key == "ts" else None
-                message[key] = ((exact if exact else message[key] * 1000) + self._shift_ms) // 1000
+                message[key] = ((exact or message[key] * 1000) + self._shift_ms) // 1000
         for key in TEXTS:
             if isinstance(message.get(key), str):
                 message[key] = self.rfc3339(message[key])

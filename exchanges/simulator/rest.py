@@ -24,7 +24,7 @@ Query = dict[str, str]
 T = TypeVar("T")
 
 
-class Problem(Exception):  # noqa: N818 - becomes an answer, not a traceback
+class Problem(Exception):
     def __init__(self, status: int, code: str, message: str) -> None:
         self.status = status
         self.code = code

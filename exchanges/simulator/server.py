@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http
-from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -19,12 +18,16 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from exchanges.kalshi.signing import KEY_HEADER
+from exchanges.simulator.authority import Authority
 from exchanges.simulator.book import count_text, price_text
+from exchanges.simulator.channels import Connection
+from exchanges.simulator.commands import Commands
 from exchanges.simulator.faults import Faults
 from exchanges.simulator.feed import Feed
 from exchanges.simulator.oracle import Oracle
 from exchanges.simulator.rest import PREFIX, Rest
-from exchanges.simulator.venue import Connection, Venue
+from exchanges.simulator.venue import Venue
 from journal.clock import Clock
 
 WS_PATH = "/trade-api/ws/v2"
@@ -38,14 +41,12 @@ FULL_SPEED_BYTES = 1024 * 1024
 PATIENCE_S = 10.0  # at full speed, for a client that reads nothing at all; then error 25
 MAX_COMMAND_BYTES = 16 * 1024 * 1024  # a subscribe for 500,000 tickers
 
-Authorise = Callable[[str, str, Headers], str]  # (method, path, headers) -> what is wrong, "" if nothing
-
 
 class SimulatorServer:
     """Use as ``async with``; the feed starts at once, whether or not anyone listens, unless `hold` is set.
 
-    With `hold` it starts at `release()` or with the first served `subscribe`. `speed` None is as fast as clients read. `authorise` checks
-    the upgrade and any REST request with a key header; None asks for no key.
+    With `hold` it starts at `release()` or with the first served `subscribe`. `speed` None is as fast as clients read. `authority` checks
+    the upgrade and any REST request with a key header; None asks for no key. `limit`: most markets of one subscription, 0 for no limit.
     """
 
     def __init__(
@@ -57,19 +58,21 @@ class SimulatorServer:
         port: int = 0,
         oracle: Oracle | None = None,
         faults: Faults | None = None,
-        authorise: Authorise | None = None,
+        authority: Authority | None = None,
         hold: bool = False,
         buffer_bytes: int = BUFFER_BYTES,
+        limit: int = 0,
     ) -> None:
         self._feed = feed
         self._clock = clock
         self._speed = speed
         self._port = port
-        self._authorise = authorise
+        self._authority = authority
         self._buffer_bytes = buffer_bytes
         start_ms = clock.wall_ns() // 1_000_000
         self.oracle = oracle or Oracle()
-        self.venue = Venue(feed.catalogue(start_ms), self.oracle, faults)
+        self.venue = Venue(feed.catalogue(start_ms), feed.books(), self.oracle, faults)
+        self._commands = Commands(self.venue, limit=limit)
         self.venue.now_ms = start_ms
         self._rest = Rest(self.venue)
         self._sockets: dict[Connection, ServerConnection] = {}
@@ -211,7 +214,8 @@ class SimulatorServer:
     def _overflow(self, conn: Connection) -> None:
         if conn.subscriptions:
             self.overflows += 1
-            self.venue.overflow(conn)
+            for sub in list(conn.subscriptions.values()):
+                self.venue.terminate(sub, 25)
 
     async def _ping(self) -> None:
         while True:
@@ -230,9 +234,9 @@ class SimulatorServer:
             with contextlib.suppress(ConnectionClosed):
                 async for message in socket:
                     self.venue.now_ns = self._clock.wall_ns()
-                    self.venue.command(conn, message)
+                    self._commands.serve(conn, message)
                     self._flush()
-                    if self.venue.subscribed:
+                    if self._commands.subscribed:
                         self.release()
         finally:
             self._sockets.pop(conn, None)
@@ -243,8 +247,8 @@ class SimulatorServer:
         url = urlsplit(request.path)
         path = unquote(url.path)
         upgrade = path == WS_PATH
-        if self._authorise is not None and (upgrade or "KALSHI-ACCESS-KEY" in request.headers):
-            wrong = self._authorise("GET", url.path, request.headers)
+        if self._authority is not None and (upgrade or KEY_HEADER in request.headers):
+            wrong = self._authority.objection("GET", url.path, request.headers)
             if wrong:
                 body = {"error": {"code": "authentication_error", "message": wrong}}
                 return _response(http.HTTPStatus.UNAUTHORIZED, msgspec.json.encode(body))
