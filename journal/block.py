@@ -92,6 +92,13 @@ class Block:
             raws=None if self.raws is None else self.raws[start:stop],
         )  # fmt: skip
 
+    def with_rows(self, rows: Any) -> Block:
+        """The same tables with some of the rows only, in order; without raw bytes."""
+        return Block(
+            rows=rows, changes=self.changes, trades=self.trades, tickers=self.tickers, cold=self.cold,
+            symbols=self.symbols, epochs=self.epochs, feeds=self.feeds, texts=self.texts,
+        )  # fmt: skip
+
     def entry(self, index: int) -> Entry:
         """The entry of row `index`; without raw bytes where the block has none, and without its raw hash."""
         return self._entry(self.rows[index].item(), self.raws[index] if self.raws is not None else b"")
