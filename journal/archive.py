@@ -143,10 +143,8 @@ class ArchiveReader:
 
     async def manifest(self, stream: Stream, day: int) -> Manifest:
         """The manifest that holds the stream's part of `day`. Raises `NotFound` with the nearest days, or streams."""
-        for root in await asyncio.to_thread(_roots, self._storage, stream):
-            found = await asyncio.to_thread(_manifest, self._storage, f"{root}/{iso(day)}")
-            if found and found.of_stream(stream.name):
-                return found
+        if found := await asyncio.to_thread(find_manifest, self._storage, stream, day):
+            return found[1]
         if days := await self.days(stream):
             near = sorted(days, key=lambda d: abs(d - day))[:5]
             raise NotFound(f"archived day of {stream.name}", iso(day), [iso(d) for d in sorted(near)])
@@ -241,6 +239,16 @@ def segments_of(storage: Storage, stream: Stream, day: int | None = None) -> lis
         found = zip(folders, pool.map(lambda f: _manifest(storage, f), folders), strict=True)
         located = [Located(folder, ref) for folder, m in found if m for ref in m.of_stream(stream.name)]
     return sorted(located, key=lambda s: s.ref.first)
+
+
+def find_manifest(storage: Storage, stream: Stream, day: int) -> tuple[str, Manifest] | None:
+    """Folder and manifest of the stream's part of `day`."""
+    for root in _roots(storage, stream):
+        folder = f"{root}/{iso(day)}"
+        found = _manifest(storage, folder)
+        if found and found.of_stream(stream.name):
+            return folder, found
+    return None
 
 
 def streams_of(storage: Storage, env: str) -> list[Stream]:

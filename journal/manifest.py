@@ -77,15 +77,42 @@ class Snapshots(msgspec.Struct, frozen=True):
     opening: State | None = None
 
 
+class CoverageGap(msgspec.Struct, frozen=True):
+    """Gaps of one cause: how many, and how many sequence numbers they miss."""
+
+    cause: str
+    healed_by: str
+    gaps: int
+    missing: int
+
+
+class CoverageInterval(msgspec.Struct, frozen=True):
+    """What is known of one connection's subscription between two effective times; `epoch` is hexadecimal."""
+
+    status: str
+    cause: str
+    healed_by: str
+    epoch: str
+    subscription: int
+    from_ns: int
+    to_ns: int
+    first_seq: int
+    last_seq: int
+    entries: int
+
+
 class Coverage(msgspec.Struct, frozen=True):
-    """What is known about an interval of a channel: proved(seq), proved(checksum), probable(heartbeat), unknown or gap."""
+    """A channel's day, as the coverage projection found it: entries by proved(seq), probable and unknown. No coverage: not folded yet."""
 
     stream: str
     channel: str
-    from_ns: int
-    to_ns: int
-    state: str
-    detail: str = ""
+    entries: dict[str, int]
+    gaps: list[CoverageGap]
+    unreported: int
+    disagreed: int
+    repeated: int
+    dropped: int  # intervals that were too many to keep
+    intervals: list[CoverageInterval]
 
 
 class Manifest(msgspec.Struct, frozen=True):

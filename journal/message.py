@@ -84,8 +84,8 @@ def _padded(payload: bytes) -> bytes:
 class Message:
     """Reads what any writer of the schema may have written: several segments, far pointers, wider or narrower structs.
 
-    Every method raises `BadObject` for bytes that are no such message. Arrays are views of `buf`, or of a copy where the writer's
-    structs are narrower than ours.
+    Every method raises `BadObject` for bytes that are no such message. Arrays are contiguous and read-only views of `buf`; copies where
+    the writer's structs are not as wide as ours.
     """
 
     def __init__(self, buf: bytes) -> None:
@@ -153,7 +153,8 @@ class Message:
             if n * stride > 8 * words or (n and not stride):
                 raise BadObject(f"a list of {words} words cannot hold {n} structs of {stride} bytes")
             if data >= dtype.itemsize:
-                return np.ndarray((n,), dtype, self._buf, start + 8, (stride,))
+                items: Any = np.ndarray((n,), dtype, self._buf, start + 8, (stride,))
+                return items if stride == dtype.itemsize else items.copy()
             short = np.ndarray((n, data), np.uint8, self._buf, start + 8, (stride, 1))
         except (struct.error, TypeError, ValueError) as error:
             raise BadObject(f"a list of structs leads out of the message: {error}") from error

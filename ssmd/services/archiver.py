@@ -9,23 +9,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import NamedTuple
 
-from journal.archive import segments_of
+from journal.archive import ArchiveReader, Located, segments_of
 from journal.clock import Clock
 from journal.entry import Record
-from journal.errors import HoleInStream, NotFound, StorageError
+from journal.errors import HoleInStream, JournalUnavailable, NotFound, StorageError
 from journal.manifest import ObjectRef, SegmentRef, decode, folder, manifest_key, new, object_key, object_prefix, segment_ref
 from journal.protocols import JournalReader, Storage
 from journal.segment import MAX_ENTRIES, GapNote, SegmentBuilder
 from journal.subjects import Stream
+from ssmd.services.closings import Closings
 
 # How often new streams are looked for.
 POLL_S = 1.0
 # An open tail is written again this often: what a lost journal disk would cost. Its objects are at most a few MB.
 FLUSH_S = 30.0
+SYSTEM = "system"
+# How many days of the system stream are read again at a start, for closing checkpoints whose manifests were not there yet.
+_RECALLED_DAYS = 2
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.5, 30.0
 
 
@@ -74,9 +79,10 @@ class Archiver:
         self._flush_s = flush_s
         self._software = software
         self._lanes: dict[Stream, _Lane] = {}
+        self._closings = Closings(storage)
         self._swap = asyncio.Lock()  # streams of one feed share a manifest
         self._following = False
-        self._stopping = False
+        self._stop = asyncio.Event()
 
     async def catch_up(self, until: Mapping[Stream, int] | None = None) -> None:
         """Archive every stream to its present end (or to its position in `until`; then only those), open tails included.
@@ -90,19 +96,93 @@ class Archiver:
                     await self._take(lane, records)
                 await self._flush(lane)
 
+    async def run(self) -> None:
+        """Follow every stream, also those that appear later, until `stop` or cancellation; then write the open tails.
+
+        A storage that fails or is full is tried again for ever, reading stops meanwhile; `status` says why. Corruption is raised.
+        """
+        self._following = True
+        followers: dict[Stream, asyncio.Task[None]] = {}
+        flushed_ns = self._clock.mono_ns()
+        try:
+            while not self._stop.is_set():
+                with suppress(JournalUnavailable):  # the reads themselves survive it; look again next time
+                    await self._look(followers)
+                for task in followers.values():
+                    if task.done():
+                        task.result()
+                if self._clock.mono_ns() - flushed_ns >= self._flush_s * 1e9:
+                    flushed_ns = self._clock.mono_ns()
+                    await self.flush()
+                await self._pause(POLL_S)
+        finally:
+            self._following = False
+            await self._end(followers)
+
+    def stop(self) -> None:
+        """Let `run` write what is open and return."""
+        self._stop.set()
+
+    async def flush(self) -> None:
+        """Write the open tails that have grown."""
+        for lane in list(self._lanes.values()):
+            async with lane.lock:
+                await self._flush(lane)
+
+    def status(self) -> list[StreamStatus]:
+        """One row a stream, by name."""
+        rows = [StreamStatus(n.stream.name, n.next - 1, n.archived, n.last, n.put_bytes, n.error) for n in self._lanes.values()]
+        return sorted(rows)
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, but not beyond `stop`."""
+        waits = {asyncio.ensure_future(self._clock.sleep(seconds)), asyncio.ensure_future(self._stop.wait())}
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _look(self, followers: dict[Stream, asyncio.Task[None]]) -> None:
+        for stream in await self._journal.streams(self._env):
+            if stream not in followers:
+                followers[stream] = asyncio.create_task(self._follow(stream), name=f"archive {stream.name}")
+            info = await self._journal.info(stream)
+            lane = self._lanes.get(stream)
+            if info and lane:
+                lane.last = info.last
+
+    async def _follow(self, stream: Stream) -> None:
+        lane = await self._lane(stream)
+        async for records in self._journal.read(stream, start=lane.next, follow=True):
+            async with lane.lock:
+                await self._take(lane, records)
+
+    async def _end(self, followers: dict[Stream, asyncio.Task[None]]) -> None:
+        # A follower is cancelled only while it waits for records, never half-way through a segment.
+        for stream, task in followers.items():
+            lane = self._lanes.get(stream)
+            async with lane.lock if lane else asyncio.Lock():
+                task.cancel()
+        ended = await asyncio.gather(*followers.values(), return_exceptions=True)
+        for error in ended:
+            if isinstance(error, Exception):
+                raise error
+        await self.flush()
+
     async def _lane(self, stream: Stream) -> _Lane:
         lane = self._lanes.get(stream)
         if lane is None:
-            lane = self._lanes[stream] = _Lane(stream, await self._resume(stream))
+            lane = self._lanes[stream] = await self._resume(stream)
         return lane
 
-    async def _resume(self, stream: Stream) -> int:
-        """Where to read on: behind the last closed segment. Removes what a crash left of the segment before."""
+    async def _resume(self, stream: Stream) -> _Lane:
+        """Read on behind the last closed segment. Removes what a crash left of the segment before."""
         known = await asyncio.to_thread(segments_of, self._storage, stream)
         info = await self._journal.info(stream)
         first = info.first if info else 1
         if not known:
-            return first
+            return _Lane(stream, first, archived=first - 1)
         where, last = known[-1]
         await asyncio.to_thread(self._sweep, where, last)
         start = last.last + 1 if last.cut else last.first
@@ -111,10 +191,23 @@ class Archiver:
                 f"{stream.name} is archived to {start - 1} but begins at {first} in the journal: {first - start} entries were purged "
                 "before they were archived; restore them from another copy, or move this archive away and start a new one"
             )
-        return start
+        lane = _Lane(stream, start, archived=last.last)
+        if stream.domain == SYSTEM and known:
+            await self._recall(stream, known)
+        return lane
+
+    async def _recall(self, stream: Stream, known: list[Located]) -> None:
+        """Closing checkpoints of the last days may have been archived before the manifests of their days were there."""
+        recent = sorted({s.folder for s in known})[-_RECALLED_DAYS:]
+        first = min(s.ref.first for s in known if s.folder in recent)
+        async for records in ArchiveReader(self._storage, self._env).read(stream, start=first):
+            for record in records:
+                self._closings.saw(record.entry)
 
     async def _take(self, lane: _Lane, records: list[Record]) -> None:
-        market = lane.stream.is_market
+        if lane.builder is not None and lane.builder.full:  # closing it failed before
+            await self._close(lane)
+        market, system = lane.stream.is_market, lane.stream.domain == SYSTEM
         for record in records:
             entry = record.entry
             builder = lane.builder
@@ -126,32 +219,55 @@ class Archiver:
                 lane.day, lane.feed = entry.day, entry.feed if market else ""
             builder.add(record)
             lane.next = record.sequence + 1
+            if system:
+                self._closings.saw(entry)
             if builder.full:
-                await self._close(lane, "entries" if builder.summary.entries >= MAX_ENTRIES else "bytes")
+                await self._close(lane)
 
-    async def _close(self, lane: _Lane, cut: str) -> None:
+    async def _close(self, lane: _Lane, cut: str = "") -> None:
         await self._write(lane, cut)
         lane.builder = None
 
     async def _flush(self, lane: _Lane) -> None:
         """Write the open tail, if it has grown."""
-        if lane.builder is not None and lane.archived < lane.next - 1:
-            await self._write(lane, "")
+        if lane.builder is None or lane.archived >= lane.next - 1:
+            return
+        await self._write(lane, "")
+        if lane.builder.full:
+            lane.builder = None
 
     async def _write(self, lane: _Lane, cut: str) -> None:
+        """Write the lane's segment as it is. While following, a failing storage is tried again; nothing more is read meanwhile."""
+        delay = _RETRY_FIRST_S
+        while True:
+            try:
+                await self._write_once(lane, cut)
+            except StorageError as error:
+                lane.error = str(error)
+                if not self._following or self._stop.is_set():
+                    raise
+            else:
+                lane.error = ""
+                return
+            await self._pause(delay)
+            delay = min(delay * 2, _RETRY_MOST_S)
+
+    async def _write_once(self, lane: _Lane, cut: str) -> None:
         assert lane.builder is not None  # noqa: S101  callers have one
         where = folder(lane.stream, lane.feed, lane.day)
         built, summary = await asyncio.to_thread(lane.builder.build)
+        if not cut and lane.builder.full:
+            cut = "entries" if summary.entries >= MAX_ENTRIES else "bytes"
         name = lane.stream.name
         norm = await self._put(object_key(where, "norm", name, summary.first, summary.last), built.norm)
         raw = await self._put(object_key(where, "raw", name, summary.first, summary.last), built.raw) if built.raw else None
         ref = segment_ref(summary, name, cut, norm, raw)
         async with self._swap:
+            await asyncio.to_thread(self._closings.copy)
             await asyncio.to_thread(self._swap_manifest, lane, where, ref, summary.gaps)
         await asyncio.to_thread(self._sweep, where, ref)
         lane.archived = summary.last
         lane.put_bytes += sum(o.bytes for o in ref.objects)
-        lane.error = ""
 
     async def _put(self, key: str, data: bytes) -> ObjectRef:
         ref = ObjectRef(key, len(data), sha256(data).hexdigest())
