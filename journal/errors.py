@@ -46,14 +46,14 @@ class EntryTooLarge(CallerError):
 
 
 class NotFound(CallerError):
-    """No such thing; `nearest` holds up to five similar names."""
+    """No such thing; `nearest` holds up to five similar names, `hint` says what to do where those do not."""
 
-    def __init__(self, what: str, name: str, known: Sequence[str] = ()) -> None:
+    def __init__(self, what: str, name: str, known: Sequence[str] = (), *, hint: str = "") -> None:
         self.what = what
         self.name = name
         self.nearest = get_close_matches(name, known, n=5, cutoff=0.4) or sorted(known)[:5]
-        hint = f"; nearest: {', '.join(self.nearest)}" if self.nearest else ""
-        super().__init__(f"no {what} {name!r}{hint}")
+        nearest = f"nearest: {', '.join(self.nearest)}" if self.nearest else ""
+        super().__init__("; ".join(filter(None, (f"no {what} {name!r}", nearest, hint))))
 
 
 class NothingToVerify(CallerError):
