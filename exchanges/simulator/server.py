@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http
+import logging
 from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -94,6 +95,8 @@ class SimulatorServer:
             ping_interval=None,  # the venue's own pings below
             max_size=MAX_COMMAND_BYTES,
             server_header="ssmd-simulator",
+            close_timeout=1,
+            logger=_quiet(),
         )
         self._port = next(iter(self._server.sockets)).getsockname()[1]
         if not self._hold:
@@ -107,6 +110,9 @@ class SimulatorServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._server is not None:
+            for socket in self._sockets.values():
+                if socket.transport.get_write_buffer_size():
+                    socket.transport.abort()  # it does not read: it would not say goodbye either
             self._server.close()
             await self._server.wait_closed()
         self.oracle.close()
@@ -289,6 +295,13 @@ class SimulatorServer:
             }
             for ticker, (yes, no) in sorted(self.oracle.books().items())
         }
+
+
+def _quiet() -> logging.Logger:
+    """A client that leaves in the middle of a handshake is not worth a traceback."""
+    logger = logging.getLogger("ssmd.simulator.websockets")
+    logger.setLevel(logging.CRITICAL)
+    return logger
 
 
 def _response(status: http.HTTPStatus, body: bytes) -> Response:

@@ -1,8 +1,8 @@
-"""The simulated venue without sockets: connections, subscriptions, sequence numbers, commands and the true books.
+"""The simulated venue without sockets: connections, subscriptions, sequence numbers and the true books.
 
-Give it happenings, and commands through `commands.Commands`; it appends text frames to each connection's `out`. Sequence rules as measured on Kalshi: one counter per
-sid shared by all its tickers; acknowledgements `ok` and `unsubscribed` use a number, `subscribed` and `ticker` do not; subscribing again
-merges; sids and numbers start anew on every connection.
+Give it happenings, and commands through `commands.Commands`; it appends text frames to each connection's `out`. Sequence rules as
+measured on Kalshi: one counter per sid shared by all its tickers; acknowledgements `ok` and `unsubscribed` use a number, `subscribed` and
+`ticker` do not; subscribing again merges; sids and numbers start anew on every connection.
 """
 
 from __future__ import annotations
