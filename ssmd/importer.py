@@ -287,9 +287,10 @@ class Importer:
         body = Control("lease", detail=canonical_json({"writer": SHARD}).decode())
         day = self._days.day_of(line.order_ns)
         epoch = self._rng.randbytes(16)
-        return await self._journal.lease(
-            self.stream, Entry(body, self._feed, f"writer-{SHARD}", epoch, 0, line.order_ns, 0, line.order_ns, day)
-        )
+        entry = Entry(body, self._feed, f"writer-{SHARD}", epoch, 0, line.order_ns, 0, line.order_ns, day)
+        fence = await self._journal.lease(self.stream, entry)
+        self.report.entries += 1
+        return fence
 
     async def _commit(self) -> None:
         """Send the batch; at most one is under way while the next is made."""
