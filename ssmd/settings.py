@@ -42,11 +42,6 @@ class Settings:
         }
         return {name: value for name, value in values.items() if value}
 
-    def environ(self) -> dict[str, str]:
-        """The `SSMD_*` variables that make a child process read the same settings."""
-        found = {"SSMD_ENV": self.env, "SSMD_DATA": str(self.data_dir), "SSMD_NATS": self.nats_url, "SSMD_NATS_TOKEN": self.nats_token}
-        return {name: value for name, value in (*found.items(), ("SSMD_STORAGE", self.storage_url)) if value}
-
     @classmethod
     def read(cls, flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Settings:
         """Flags over `SSMD_*` over defaults. Raises `CallerError` for values that cannot be."""

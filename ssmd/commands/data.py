@@ -45,7 +45,7 @@ def import_(*, feed: str, paths: tuple[Path, ...], settings: Settings, output: s
     from ssmd.importing import import_recordings
 
     with render.progress() as meter:
-        report = asyncio.run(import_recordings(settings, WallClock(), random.SystemRandom(), feed, paths, meter))
+        report = asyncio.run(import_recordings(settings, WallClock(), random.SystemRandom(), feed, paths, meter=meter))
     if report.unparsed:
         click.echo(f"ssmd: {report.unparsed} lines were not understood; they are kept as entries of type unparsed", err=True)
     render.one(report.document(), output)
