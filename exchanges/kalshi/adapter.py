@@ -6,8 +6,8 @@ What the entries of one connection look like, beyond the venue's own messages (a
 - ``gap`` entries (own) stand before the frame that revealed them: a hole in a sid's numbers, a count that began again, a frame on the
   book's sid that we could not read, a subscription that the venue ended, and the time from `since_ns` to a channel's first sign of life;
 - a frame whose number had passed already is kept as ``Control(action="duplicate")`` with its bytes: folds skip it;
-- own decisions: ``resync`` and ``resynced`` (steps of `recovery`), ``missing`` (asked for, not acknowledged), ``unsubscribed`` with a
-  symbol (we dropped that market), ``unknown`` (first sight of an unlisted type or field).
+- own decisions: ``resync`` and ``resynced`` (steps of `recovery`), ``missing`` (asked for, not acknowledged), ``unknown`` (first sight of
+  an unlisted type or field), and a ``gap`` for the book of a market that we dropped.
 
 `filtered` is for recordings cut out of a shared subscription: holes are not gaps, nothing is sent, and numbers that go back
 mean that the recorder had reconnected: a gap, after which the books wait for their next snapshot.
@@ -147,9 +147,10 @@ class KalshiAdapter:
         for channel in self._channels.values():
             if channel.name in UNFILTERED or not channel.sid or not gone:
                 continue
-            for symbol in gone:
-                channel.asked.discard(symbol)
-                draft.own(Control("unsubscribed", channel.name), symbol=symbol, sid=channel.sid)
+            channel.asked.difference_update(gone)
+            if channel.name == BOOKS:
+                for symbol in gone:  # a book that nobody follows any more is not a valid one
+                    draft.own(Gap("unsubscribed", BOOKS, from_ns=now_ns, to_ns=now_ns), symbol=symbol, sid=channel.sid)
             if not self._wanted:
                 self._send(Command("unsubscribe", channel.name), draft)
                 continue

@@ -1,0 +1,255 @@
+"""Kalshi's public REST: which markets there are and what state they and the exchange are in.
+
+Requests and answers are plain functions; `KalshiRest` adds the waiting. GETs of market data need no key and cost no tokens, so nothing here
+is signed. Books are not read this way: the venue's CDN caches them for up to 15 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from http.client import HTTPException
+from typing import IO, Any, NamedTuple
+from urllib.parse import urlencode, urlsplit
+
+import msgspec
+
+from exchanges.kalshi.cents import settlement
+from exchanges.kalshi.numbers import BadFrame, instant_ns
+from exchanges.session import Backoff
+from journal.clock import Clock
+from journal.entry import Lifecycle, canonical_json
+from journal.errors import CallerError, VenueRefused, VenueUnavailable
+
+PAGE = 1_000  # markets of one answer, the venue's most
+TICKERS = 100  # of one query: about 3 kB of URL
+TIMEOUT_S = 15.0
+MAX_ANSWER_BYTES = 32 << 20  # a page of 1,000 markets with their rules is about 3 MB
+MAX_TRIES = 6  # about 15 s of waiting in all
+STATUS = {
+    "initialized": "pending",
+    "unopened": "pending",
+    "inactive": "paused",
+    "active": "active",
+    "open": "active",
+    "closed": "closed",
+    "determined": "determined",
+    "disputed": "determined",
+    "amended": "determined",
+    "finalized": "settled",
+    "settled": "settled",
+}
+_KEPT = (
+    "event_ticker", "market_type", "title", "yes_sub_title", "no_sub_title", "price_level_structure", "price_ranges", "strike_type",
+    "floor_strike", "cap_strike", "exchange_index", "can_close_early", "expected_expiration_time", "notional_value_dollars",
+)  # fmt: skip
+_ANY = msgspec.json.Decoder(float_hook=str)
+
+Answer = tuple[int, bytes]
+
+
+class Market(NamedTuple):
+    """A market's definition, as the journal's lifecycle entry of it."""
+
+    symbol: str
+    body: Lifecycle
+
+
+class Page(NamedTuple):
+    markets: list[Market]
+    cursor: str  # "" on the last page
+
+
+class ExchangeStatus(NamedTuple):
+    exchange_active: bool
+    trading_active: bool
+    resumes_ns: int  # 0: not said
+
+
+def markets_path(*, cursor: str = "", series: str = "", tickers: Sequence[str] = (), status: str = "", limit: int = PAGE) -> str:
+    """Path and query of one page of ``/markets``. `status` is a query name: open, closed, settled, unopened."""
+    query = {"limit": str(limit)}
+    if tickers:
+        query["tickers"] = ",".join(tickers)
+    if series:
+        query["series_ticker"] = series
+    if status:
+        query["status"] = status
+    if not tickers and not series:
+        query["mve_filter"] = "exclude"  # combinations: millions, and not what "all open" means
+    if cursor:
+        query["cursor"] = cursor
+    return f"/markets?{urlencode(query)}"
+
+
+def parse_markets(body: bytes) -> Page:
+    """Raises `VenueUnavailable` for what is not a page of markets (a proxy's error page, a cut answer)."""
+    answer = _object(body, "/markets")
+    found = answer.get("markets")
+    if not isinstance(found, list):
+        raise VenueUnavailable("/markets answered without a list of markets")
+    cursor = answer.get("cursor") or ""
+    if not isinstance(cursor, str):
+        raise VenueUnavailable("/markets answered with a cursor that is not text")
+    return Page([market for record in found if (market := parse_market(record)) is not None], cursor)
+
+
+def parse_market(record: Any) -> Market | None:
+    """The definition in one market object of any era; None for what has no ticker."""
+    if not isinstance(record, dict) or not isinstance(record.get("ticker"), str) or not 0 < len(record["ticker"]) <= 200:
+        return None
+    status = STATUS.get(str(record.get("status")), "")
+    detail = {name: record[name] for name in _KEPT if record.get(name) not in (None, "")}
+    detail["status"] = record.get("status")
+    value = record.get("settlement_value_dollars")
+    if value is None:
+        value = record.get("settlement_value")
+    body = Lifecycle(
+        "rest",
+        status,
+        open_ns=_time(record, "open_time"),
+        close_ns=_time(record, "close_time"),
+        settled_ns=_time(record, "settlement_ts"),
+        settlement_value=_lenient(value),
+        result=record["result"] if isinstance(record.get("result"), str) else "",
+        detail=canonical_json(detail).decode(),
+    )
+    return Market(record["ticker"], body)
+
+
+def parse_status(body: bytes) -> ExchangeStatus:
+    """Raises `VenueUnavailable` for what is not a status."""
+    answer = _object(body, "/exchange/status")
+    flags = (answer.get("exchange_active"), answer.get("trading_active"))
+    if not all(isinstance(flag, bool) for flag in flags):
+        raise VenueUnavailable("/exchange/status answered without its two flags")
+    return ExchangeStatus(bool(flags[0]), bool(flags[1]), _time(answer, "exchange_estimated_resume_time"))
+
+
+def error_text(body: bytes) -> str:
+    """What an error answer says: flat as in the specification, or nested under ``error`` as really sent."""
+    try:
+        answer = _ANY.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return body[:200].decode(errors="replace")
+    inner = answer.get("error", answer) if isinstance(answer, dict) else answer
+    if isinstance(inner, dict):
+        return " ".join(str(inner[name]) for name in ("code", "message", "details") if inner.get(name))[:200]
+    return str(inner)[:200]
+
+
+def _object(body: bytes, path: str) -> dict[str, Any]:
+    try:
+        answer = _ANY.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise VenueUnavailable(f"{path} answered with something that is not JSON ({error})") from error
+    if not isinstance(answer, dict):
+        raise VenueUnavailable(f"{path} answered with something that is not an object")
+    return answer
+
+
+def _time(record: Mapping[str, Any], name: str) -> int:
+    """An RFC 3339 field, 0 when it is absent or not a time."""
+    value = record.get(name)
+    try:
+        return instant_ns(value) if isinstance(value, str) else 0
+    except BadFrame:
+        return 0
+
+
+def _lenient(value: object) -> int | None:
+    try:
+        return settlement(value)
+    except BadFrame:
+        return None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def fetch(url: str) -> Answer:
+    """One GET, blocking, through the environment's proxies. Raises `OSError` or `HTTPException` when there is no answer."""
+    opener = urllib.request.build_opener(_NoRedirect)
+    request = urllib.request.Request(url, headers={"Accept": "application/json", "User-Agent": "ssmd"})  # noqa: S310  (checked by KalshiRest)
+    try:
+        with opener.open(request, timeout=TIMEOUT_S) as answer:
+            return answer.status, _limited(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, _limited(error)
+
+
+def _limited(answer: IO[bytes]) -> bytes:
+    body = answer.read(MAX_ANSWER_BYTES + 1)
+    if len(body) > MAX_ANSWER_BYTES:
+        raise OSError(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
+    return body
+
+
+class KalshiRest:
+    """The venue's REST at `url` (with ``/trade-api/v2``). `get` is the blocking transport, called in a thread."""
+
+    def __init__(self, url: str, clock: Clock, rng: random.Random, *, get: Callable[[str], Answer] = fetch) -> None:
+        if urlsplit(url).scheme not in {"http", "https"}:
+            raise CallerError(f"REST URL {url!r}: it must begin with https:// (or http://)")
+        self._url = url.rstrip("/")
+        self._clock = clock
+        self._rng = rng
+        self._get = get
+
+    async def status(self) -> ExchangeStatus:
+        return parse_status(await self._answer("/exchange/status"))
+
+    async def markets(
+        self, *, series: Iterable[str] = (), tickers: Sequence[str] = (), everything: bool = False
+    ) -> AsyncIterator[list[Market]]:
+        """Pages of markets: those of `tickers` in any state, the open ones of each of `series`, or all open ones.
+
+        Raises `VenueRefused` or, after several tries, `VenueUnavailable`.
+        """
+        for at in range(0, len(tickers), TICKERS):
+            async for page in self._pages(tickers=tickers[at : at + TICKERS]):
+                yield page
+        for name in series:
+            async for page in self._pages(series=name, status="open"):
+                yield page
+        if everything:
+            async for page in self._pages(status="open"):
+                yield page
+
+    async def _pages(self, *, series: str = "", tickers: Sequence[str] = (), status: str = "") -> AsyncIterator[list[Market]]:
+        cursor = ""
+        seen: set[str] = set()  # one cursor a page
+        while True:
+            page = parse_markets(await self._answer(markets_path(cursor=cursor, series=series, tickers=tickers, status=status)))
+            if page.markets:
+                yield page.markets
+            cursor = page.cursor
+            if not cursor:
+                return
+            if cursor in seen:
+                raise VenueUnavailable("/markets repeats a page: the same cursor came twice; the list would never end")
+            seen.add(cursor)
+
+    async def _answer(self, path: str) -> bytes:
+        delays = Backoff(self._rng, 0.5, 8.0)
+        said = ""
+        for attempt in range(MAX_TRIES):
+            if attempt:
+                await self._clock.sleep(delays.next_s())  # 429 comes without a Retry-After
+            try:
+                status, body = await asyncio.to_thread(self._get, self._url + path)
+            except (OSError, HTTPException) as error:
+                said = str(error) or type(error).__name__
+                continue
+            if status == 200:
+                return body
+            said = f"HTTP {status} {error_text(body)}".rstrip()
+            if status != 429 and status < 500:
+                raise VenueRefused(f"{self._url}{path.partition('?')[0]} answered {said}; check the feed's REST URL")
+        raise VenueUnavailable(f"{self._url}{path.partition('?')[0]} did not answer in {MAX_TRIES} tries: {said}")
