@@ -60,7 +60,7 @@ async def embedded_server(data_dir: Path, clock: Clock, *, read_only: bool = Fal
     With `read_only` a directory without data is left alone. A forked child (not a spawned one) counts as a user while it lives. Raises
     `NotFound`, `JournalRefused` (the directory cannot be used), `JournalUnavailable`.
     """
-    data_dir = Path(os.path.abspath(data_dir))  # noqa: PTH100 the watcher must find it after a chdir
+    data_dir = Path(os.path.abspath(data_dir))  # noqa: ASYNC240, PTH100 the watcher must find it after a chdir
     if read_only and not has_data(data_dir):
         raise NotFound("journal in", str(data_dir), hint="make one with `ssmd up --sim` or `ssmd data import`, or name another --data-dir")
     users = await _use(data_dir, clock)

@@ -1,0 +1,481 @@
+"""What every journal promises: one body of tests, run over each back end by a subclass.
+
+A back end that is only read runs `ReaderContract`; one that is written runs `JournalContract` as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from journal.entry import Book, Change, Control, Delta, Entry, Event, Record, Trade
+from journal.errors import CallerError, EntryTooLarge, Fenced, IdConflict
+from journal.protocols import Journal, JournalReader
+from journal.subjects import Stream
+
+FEED = "kalshi"
+EPOCH = bytes(range(16))
+OTHER_EPOCH = bytes(range(16, 32))
+DAY = 20261122
+
+
+def entry(
+    frame: int, *, epoch: bytes = EPOCH, symbol: str = "KXGOLD-26.5", size: int = 1, effective_ns: int | None = None, **more: Any
+) -> Entry:
+    """An entry of `frame`; `size` varies the content. Every fifth is a trade, so that there are two types."""
+    body = Trade(410_000, size, 1, 0, f"t{frame}") if frame % 5 == 4 else Delta((Change(410_000, size, 0, 0),))
+    at = 1_000 * frame if effective_ns is None else effective_ns
+    return Entry(body, FEED, symbol, epoch, frame, at + 1, 5, at, DAY, raw=b'{"frame":%d}' % frame, **more)
+
+
+def entries(first: int, last: int, **more: Any) -> list[Entry]:
+    return [entry(n, **more) for n in range(first, last + 1)]
+
+
+def opener(epoch: bytes = EPOCH) -> Entry:
+    return Entry(Control("opened", detail="{}"), FEED, f"epoch-{epoch.hex()}", epoch, 0, 1, 0, 0, DAY)
+
+
+def lease(writer: str, epoch: bytes, *, who: str = "") -> Entry:
+    return Entry(Control("lease", detail=who), FEED, f"writer-{writer}", epoch, 1, 1, 0, 0, DAY)
+
+
+def new_stream() -> Stream:
+    return Stream(f"t{uuid4().hex[:12]}", shard="0")
+
+
+async def read_all(reader: JournalReader, stream: Stream, **how: Any) -> list[Record]:
+    found: list[Record] = []
+    async for chunk in reader.read(stream, **how):
+        assert chunk, "runs are never empty"
+        found += chunk
+    return found
+
+
+async def sequences(reader: JournalReader, stream: Stream, **how: Any) -> list[int]:
+    return [r.sequence for r in await read_all(reader, stream, **how)]
+
+
+async def take(reader: JournalReader, stream: Stream, count: int, **how: Any) -> list[Record]:
+    """The first `count` records of a read that may never end."""
+    found: list[Record] = []
+    async with asyncio.timeout(20), aclosing(reader.read(stream, follow=True, **how)) as chunks:  # type: ignore[type-var]
+        async for chunk in chunks:
+            found += chunk
+            if len(found) >= count:
+                break
+    return found[:count]
+
+
+class ReaderContract:
+    """Subclasses give `reading`: a reader of one stream that holds exactly the given entries, from sequence 1."""
+
+    def reading(self, stream: Stream, stored: Sequence[Entry]) -> AbstractAsyncContextManager[JournalReader]:
+        raise NotImplementedError
+
+    def _read(self, stored: Sequence[Entry], body: Callable[[JournalReader, Stream], Coroutine[Any, Any, None]]) -> None:
+        async def main() -> None:
+            stream = new_stream()
+            async with self.reading(stream, stored) as reader:
+                await body(reader, stream)
+
+        asyncio.run(main())
+
+    def test_entries_come_back_as_they_were(self) -> None:
+        stored = [
+            opener(),
+            *entries(1, 30),
+            entry(31, symbol="", price_exponent=-6, size_exponent=-2, venue_ns=7, venue_seq=8, subscription=9),
+            Entry(Book((Change(1, 2, 0, 1), Change(3, 4, 1, 1))), FEED, "X/Y", EPOCH, 32, 1, 2, 32_000, DAY, parts=2, raw=b"\0\xff"),
+            Entry(Book(()), FEED, "Z", EPOCH, 32, 1, 2, 32_000, DAY, part=1, parts=2, raw_hash=b"h" * 32),
+        ]
+
+        async def body(reader: JournalReader, stream: Stream) -> None:
+            assert await read_all(reader, stream) == [Record(n, e) for n, e in enumerate(stored, 1)]
+
+        self._read(stored, body)
+
+    @pytest.mark.parametrize(
+        ("start", "end", "expected"),
+        [
+            (1, None, range(1, 41)),
+            (7, None, range(7, 41)),
+            (7, 7, [7]),
+            (39, 100, [39, 40]),
+            (40, None, [40]),
+            (8, 7, []),
+            (41, None, []),
+            (41, 50, []),
+            (1, 0, []),
+        ],
+    )
+    def test_reads_from_position_to_position(self, start: int, end: int | None, expected: Sequence[int]) -> None:
+        async def body(reader: JournalReader, stream: Stream) -> None:
+            assert await sequences(reader, stream, start=start, end=end) == list(expected)
+
+        self._read(entries(1, 40), body)
+
+    def test_reads_only_the_subjects_asked_for(self) -> None:
+        stored = [entry(n, symbol=f"S{n % 3}") for n in range(1, 61)]
+
+        async def body(reader: JournalReader, stream: Stream) -> None:
+            env = stream.env
+            trades = [n for n in range(1, 61) if n % 5 == 4]
+            assert await sequences(reader, stream, subjects=[f"{env}.{FEED}.trade.>"]) == trades
+            assert await sequences(reader, stream, subjects=[f"{env}.{FEED}.*.S1"]) == [n for n in range(1, 61) if n % 3 == 1]
+            both = [f"{env}.{FEED}.trade.*", f"{env}.*.trade.S1", f"{env}.{FEED}.delta.S0"]
+            expected = [n for n in range(1, 61) if n in trades or n % 3 == 0]
+            assert await sequences(reader, stream, subjects=both) == expected
+            assert await sequences(reader, stream, subjects=both, start=10, end=30) == [n for n in expected if 10 <= n <= 30]
+            assert await sequences(reader, stream, subjects=[f"{env}.{FEED}.gap.>"]) == []
+
+        self._read(stored, body)
+
+    def test_several_reads_at_once(self) -> None:
+        async def body(reader: JournalReader, stream: Stream) -> None:
+            found = await asyncio.gather(*(sequences(reader, stream, start=n) for n in range(1, 9)))
+            assert found == [list(range(n, 41)) for n in range(1, 9)]
+
+        self._read(entries(1, 40), body)
+
+    def test_seeks_by_effective_time(self) -> None:
+        times = [10, 10, 20, 20, 20, 30]
+        stored = [entry(n, effective_ns=t) for n, t in enumerate(times, 1)]
+
+        async def body(reader: JournalReader, stream: Stream) -> None:
+            assert [await reader.seek(stream, t) for t in (9, 10, 15, 20, 29, 30, 31)] == [1, 3, 3, 6, 6, 7, 7]
+
+        self._read(stored, body)
+
+    def test_knows_the_streams_bounds_and_newest(self) -> None:
+        async def body(reader: JournalReader, stream: Stream) -> None:
+            info = await reader.info(stream)
+            assert info is not None
+            assert (info.stream, info.first, info.last) == (stream, 1, 12)
+            assert info.bytes > 0
+            assert await reader.streams(stream.env) == [stream]
+            assert await reader.last(stream, stream.subject(FEED, "trade", "KXGOLD-26.5")) == Record(9, entry(9))
+            assert await reader.last(stream, stream.subject(FEED, "gap", "KXGOLD-26.5")) is None
+
+        self._read(entries(1, 12), body)
+
+    def test_a_stream_that_is_not_there_reads_as_empty(self) -> None:
+        async def body(reader: JournalReader, stream: Stream) -> None:
+            del stream
+            other = new_stream()
+            assert await read_all(reader, other) == []
+            assert await reader.info(other) is None
+            assert await reader.last(other, "a.b") is None
+            assert await reader.seek(other, 5) == 1
+            assert await reader.streams(other.env) == []
+
+        self._read(entries(1, 3), body)
+
+
+class JournalContract(ReaderContract):
+    """Subclasses give `journals`: a way to open handles on one journal whose dedupe window `pass_window` outlasts."""
+
+    def journals(self) -> AbstractAsyncContextManager[Callable[[], Coroutine[Any, Any, Journal]]]:
+        raise NotImplementedError
+
+    async def pass_window(self) -> None:
+        raise NotImplementedError
+
+    @contextlib.asynccontextmanager
+    async def reading(self, stream: Stream, stored: Sequence[Entry]) -> AsyncIterator[JournalReader]:
+        async with self.journals() as connect:
+            journal = await connect()
+            await journal.ensure(stream, FEED)
+            await journal.append(stream, stored)
+            yield journal
+
+    def _write(self, body: Callable[[Callable[[], Coroutine[Any, Any, Journal]], Stream], Coroutine[Any, Any, None]]) -> None:
+        """Run `body` with a way to open handles and a stream that the journal has."""
+
+        async def main() -> None:
+            async with self.journals() as connect:
+                stream = new_stream()
+                await (await connect()).ensure(stream, FEED)
+                await body(connect, stream)
+
+        asyncio.run(main())
+
+    def test_appending_gives_sequences_and_order(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            journal = await connect()
+            assert await journal.append(stream, []) == []
+            assert await journal.append(stream, entries(1, 3)) == [1, 2, 3]
+            assert await journal.append(stream, [entry(4)]) == [4]
+            assert await journal.append(stream, entries(5, 6)) == [5, 6]
+            assert await read_all(journal, stream) == [Record(n, entry(n)) for n in range(1, 7)]
+
+        self._write(body)
+
+    def test_making_a_stream_twice_changes_nothing(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            journal = await connect()
+            await journal.append(stream, entries(1, 3))
+            await journal.ensure(stream, FEED)
+            assert await sequences(await connect(), stream) == [1, 2, 3]
+
+        self._write(body)
+
+    def test_a_stream_must_be_made_first(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            del stream
+            with pytest.raises(CallerError, match="does not exist"):
+                await (await connect()).append(new_stream(), entries(1, 3))
+
+        self._write(body)
+
+    @pytest.mark.parametrize("opened", [True, False])
+    @pytest.mark.parametrize("late", [False, True])
+    @pytest.mark.parametrize("same", [True, False])
+    def test_appending_again_gives_the_first_sequences(self, *, opened: bool, late: bool, same: bool) -> None:
+        """By the same handle and by another, inside and beyond the dedupe window, with and without an opener."""
+
+        async def body(connect: Any, stream: Stream) -> None:
+            journal = await connect()
+            stored = [opener() if opened else entry(0), *entries(1, 9)]
+            await journal.append(stream, entries(1, 3, epoch=OTHER_EPOCH))
+            first = await journal.append(stream, stored)
+            await journal.append(stream, entries(4, 6, epoch=OTHER_EPOCH))
+            if late:
+                await self.pass_window()
+            again = journal if same else await connect()
+            assert first == list(range(4, 14))
+            assert await again.append(stream, stored) == first
+            assert await again.append(stream, stored[3:5]) == first[3:5]
+            assert await again.append(stream, [stored[2]]) == first[2:3]
+            # Partly known: those that are there keep their places, the rest is appended.
+            assert await again.append(stream, [*stored[8:], *entries(10, 12)]) == [12, 13, 17, 18, 19]
+            assert await again.append(stream, [entry(13), stored[5], entry(14)]) == [20, 9, 21]
+            assert await again.append(stream, [entry(15), entry(15)]) == [22, 22]
+            assert await sequences(again, stream) == list(range(1, 23))
+
+        self._write(body)
+
+    @pytest.mark.parametrize("late", [False, True])
+    def test_ids_that_come_in_no_order_are_stored_once(self, *, late: bool) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            journal = await connect()
+            assert await journal.append(stream, [entry(n) for n in (5, 3, 9)]) == [1, 2, 3]
+            assert await journal.append(stream, [entry(n) for n in (4, 9, 1)]) == [4, 3, 5]
+            if late:
+                await self.pass_window()
+            assert await journal.append(stream, [entry(n) for n in (9, 1, 5, 2)]) == [3, 5, 1, 6]
+            assert await (await connect()).append(stream, [entry(n) for n in (3, 2, 7, 4)]) == [2, 6, 7, 4]
+
+        self._write(body)
+
+    def test_parts_of_a_frame_are_entries_of_their_own(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            parts = [entry(1, part=n, parts=3) for n in range(3)]
+            assert await (await connect()).append(stream, parts) == [1, 2, 3]
+            assert await (await connect()).append(stream, [*parts[1:], entry(2)]) == [2, 3, 4]
+
+        self._write(body)
+
+    def test_two_handles_writing_one_epoch_store_each_entry_once(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            one, two = await connect(), await connect()
+            for n in range(0, 40, 4):
+                assert await one.append(stream, entries(n, n + 3)) == list(range(n + 1, n + 5))
+                await self.pass_window()
+                assert await two.append(stream, entries(n, n + 3)) == list(range(n + 1, n + 5))
+
+        self._write(body)
+
+    @pytest.mark.parametrize("late", [False, True])
+    @pytest.mark.parametrize("same", [True, False])
+    def test_the_same_id_with_other_content_is_fatal(self, *, late: bool, same: bool) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            journal = await connect()
+            await journal.append(stream, [opener(), *entries(1, 5)])
+            if late:
+                await self.pass_window()
+            again = journal if same else await connect()
+            with pytest.raises(IdConflict, match=r"\.3\.0 is already at .*_md_0:4 "):
+                await again.append(stream, [entry(3, size=2)])
+            with pytest.raises(IdConflict, match="already at"):
+                await again.append(stream, [entry(6), entry(4, symbol="OTHER"), entry(7)])
+            with pytest.raises(IdConflict):
+                await again.append(stream, [entry(8), entry(8, size=2)])
+            assert await sequences(again, stream) == [1, 2, 3, 4, 5, 6]
+
+        self._write(body)
+
+    def test_a_second_instance_of_a_writer_fences_the_first(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            one, two = await connect(), await connect()
+            first = await one.lease(stream, lease("capture", b"a" * 16, who="one"))
+            assert await one.append(stream, entries(1, 3), first) == [2, 3, 4]
+            second = await two.lease(stream, lease("capture", b"b" * 16, who="two@host"))
+            assert (first.writer, first.subject, first.sequence) == ("capture", stream.subject(FEED, "control", "writer-capture"), 1)
+            assert second == first._replace(sequence=5)
+            for batch in (entries(4, 6), entries(4, 4), entries(1, 3)):  # fenced even when there is nothing to store
+                with pytest.raises(Fenced, match="two@host") as caught:
+                    await one.append(stream, batch, first)
+                assert caught.value.successor == "two@host"
+            assert await two.append(stream, entries(3, 6), second) == [4, 6, 7, 8]
+            assert await sequences(two, stream) == list(range(1, 9))
+
+        self._write(body)
+
+    def test_two_writers_do_not_disturb_each_other(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            one, two = await connect(), await connect()
+            a = await one.lease(stream, lease("a", b"a" * 16))
+            b = await two.lease(stream, lease("b", b"b" * 16))
+            for n in range(1, 20):
+                await one.append(stream, entries(2 * n, 2 * n + 1, epoch=b"c" * 16), a)
+                await two.append(stream, entries(2 * n, 2 * n + 1, epoch=b"d" * 16), b)
+            assert await sequences(one, stream) == list(range(1, 2 + 4 * 19 + 1))
+
+        self._write(body)
+
+    def test_taking_a_lease_twice_is_taking_it_once(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            journal = await connect()
+            first = await journal.lease(stream, lease("w", b"a" * 16))
+            await journal.append(stream, entries(1, 2), first)
+            await self.pass_window()
+            assert await (await connect()).lease(stream, lease("w", b"a" * 16)) == first
+            with pytest.raises(IdConflict):
+                await journal.lease(stream, lease("w", b"a" * 16, who="someone else"))
+
+        self._write(body)
+
+    def test_a_thousand_entries_are_one_append_and_no_more(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            journal = await connect()
+            assert await journal.append(stream, entries(1, 1_000)) == list(range(1, 1_001))
+            with pytest.raises(CallerError, match="1001"):
+                await journal.append(stream, entries(1_001, 2_001))
+            assert await (await connect()).append(stream, entries(1, 1_000)) == list(range(1, 1_001))
+            assert await sequences(journal, stream) == list(range(1, 1_001))
+
+        self._write(body)
+
+    def test_an_entry_too_large_is_refused_before_anything_is_sent(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            journal = await connect()
+            huge = Entry(Control("x"), FEED, "s", EPOCH, 2, 1, 0, 0, DAY, raw=bytes(2 << 20))
+            for batch in ([huge], [entry(1), huge, entry(3)]):
+                with pytest.raises(EntryTooLarge, match=r"\.2\.0 "):
+                    await journal.append(stream, batch)
+            assert await sequences(journal, stream) == []
+            assert await journal.append(stream, entries(1, 3)) == [1, 2, 3]
+
+        self._write(body)
+
+    def test_an_append_cancelled_half_way_is_there_whole_or_not_at_all(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            journal = await connect()
+            done = 0
+            for round_number in range(12):
+                batch = entries(100 * round_number + 1, 100 * round_number + 100)
+                task = asyncio.create_task(journal.append(stream, batch))
+                for _ in range(round_number):  # cut at ever later points
+                    await asyncio.sleep(0)
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+                await asyncio.sleep(0.01)
+                other = await connect()
+                assert len(await sequences(other, stream)) in (done, done + 100)
+                assert await journal.append(stream, batch) == list(range(done + 1, done + 101))
+                done += 100
+
+        self._write(body)
+
+    def test_appends_at_once_are_each_stored_once(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            journal = await connect()
+            batches = [entries(10 * n + 1, 10 * n + 10, epoch=bytes([n]) * 16) for n in range(8)]
+            places = await asyncio.gather(*(journal.append(stream, b) for b in [*batches, *batches]))
+            assert places[:8] == places[8:]
+            assert sorted(n for p in places[:8] for n in p) == list(range(1, 81))
+
+        self._write(body)
+
+    def test_following_sees_what_is_appended_later(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            writer, reader = await connect(), await connect()
+            await writer.append(stream, entries(1, 5))
+            following = asyncio.create_task(take(reader, stream, 50, start=3))
+            bounded = asyncio.create_task(sequences(reader, stream, start=2, end=30, follow=True))
+            filtered = asyncio.create_task(
+                sequences(reader, stream, end=31, follow=True, subjects=[stream.subject(FEED, "trade", "KXGOLD-26.5")])
+            )
+            for n in range(6, 60, 3):
+                await writer.append(stream, entries(n, n + 2))
+                await asyncio.sleep(0.005)
+            assert [r.sequence for r in await following] == list(range(3, 53))
+            async with asyncio.timeout(20):
+                assert await bounded == list(range(2, 31))
+                assert await filtered == [4, 9, 14, 19, 24, 29]  # it ends at 31 though 31 is not for it
+
+        self._write(body)
+
+    def test_following_waits_for_the_stream_to_be_made(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            del stream
+            stream = new_stream()
+            reader, writer = await connect(), await connect()
+            following = asyncio.create_task(take(reader, stream, 4))
+            await asyncio.sleep(0.15)
+            assert not following.done()
+            await writer.ensure(stream, FEED)
+            await asyncio.sleep(0.15)
+            assert not following.done()
+            await writer.append(stream, entries(1, 4))
+            assert [r.sequence for r in await following] == [1, 2, 3, 4]
+
+        self._write(body)
+
+    def test_an_empty_stream_has_empty_ranges(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            journal = await connect()
+            assert await read_all(journal, stream) == []
+            assert await read_all(journal, stream, start=5, end=9) == []
+            info = await journal.info(stream)
+            assert (info.first, info.last) == (1, 0)
+            assert await journal.seek(stream, 5) == 1
+            assert await journal.last(stream, stream.subject(FEED, "trade", "A")) is None
+
+        self._write(body)
+
+    def test_streams_of_one_environment_only(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            journal = await connect()
+            await journal.ensure(Stream(stream.env, domain="system"))
+            await journal.ensure(Stream(stream.env, shard="import"))
+            await journal.ensure(Stream(stream.env + "-x", shard="0"), FEED)
+            names = [s.name for s in await journal.streams(stream.env)]
+            assert names == [f"{stream.env}_md_0", f"{stream.env}_md_import", f"{stream.env}_system"]
+
+        self._write(body)
+
+    def test_domain_events_by_type_and_key(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            journal = await connect()
+            system = Stream(stream.env, domain="system")
+            await journal.ensure(system)
+            events = [
+                Entry(Event("digest", b'{"n":%d}' % n), "system", f"books.{n % 2}", bytes([n]) * 16, n, n, 0, n, DAY) for n in range(1, 9)
+            ]
+            assert await journal.append(system, events) == list(range(1, 9))
+            assert await (await connect()).append(system, events[2:5]) == [3, 4, 5]
+            newest = await journal.last(system, system.subject("system", "digest", "books.1"))
+            assert newest == Record(7, events[6])
+            assert newest.sequence == 7
+            assert await sequences(journal, system, subjects=[f"{stream.env}.system.digest.books%2E0"]) == [2, 4, 6, 8]
+
+        self._write(body)
