@@ -187,6 +187,8 @@ class CoverageProjection:
             since_ns = int(link[k.L_TO_NS]) or now_ns
             channel.add_gap(Interval("gap", "unreported", "", *self._identity(at), since_ns, now_ns, expected, seq - 1, 0))
         elif 0 < seq < expected:
+            if row["kind"] == Kind.unparsed and seq == expected - 1:
+                return  # the gap before it said that this number's frame was not understood
             channel.repeated += 1
             link[k.L_BEHIND] += 1
             if seq == expected - 1 if filtered else link[k.L_BEHIND] < _BEHIND_IS_RESTART:
@@ -252,7 +254,7 @@ class CoverageProjection:
             self._filtered.add(entry.epoch)
         elif body.action == "subscribed" and entry.subscription:
             self._subscribed(entry, body.channel or NO_CHANNEL)
-        elif body.action in ("closed", "imported") or (body.action == "unsubscribed" and entry.subscription):
+        elif body.action in ("closed", "imported") or (body.action == "unsubscribed" and entry.subscription and not entry.symbol):
             epoch = epoch_meant(entry)
             for at in sorted(self._of(epoch, entry.subscription), key=self._identity):
                 self._finish(at)  # in an order that does not depend on the rows'
