@@ -11,7 +11,7 @@ from journal.codec import body_kind_name, encode
 from journal.entry import Entry, Record
 from journal.errors import CallerError, EntryTooLarge, Fenced, IdConflict, NotFound
 from journal.protocols import MAX_BATCH, Fence, ObjectInfo, StreamInfo
-from journal.subjects import Stream, matches
+from journal.subjects import Stream, check_key, matches
 
 READ_CHUNK = 512
 
@@ -147,6 +147,7 @@ class MemoryStorage:
         self._objects: dict[str, bytes] = {}
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
+        check_key(key)
         if if_absent and key in self._objects:
             return False
         self._objects[key] = bytes(data)
@@ -154,7 +155,7 @@ class MemoryStorage:
 
     def get(self, key: str) -> bytes:
         try:
-            return self._objects[key]
+            return self._objects[check_key(key)]
         except KeyError:
             raise NotFound("object", key, list(self._objects)) from None
 

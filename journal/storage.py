@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -15,19 +14,11 @@ from urllib.parse import unquote, urlsplit
 from journal.errors import CallerError, NotFound, StorageError
 from journal.memory import MemoryStorage
 from journal.protocols import ObjectInfo, Storage
+from journal.subjects import check_key
 
-# Escaped tokens and file names; none begins with a dot, so none is a path trick and our own temporary files are out of reach.
-_TOKEN = re.compile(r"[A-Za-z0-9_%-][A-Za-z0-9_.%-]*")
 _TEMPORARY = ".tmp"
 # Keys shown as nearest to one that is not there: listing more would read directories for an error message.
 _NEAREST = 1_000
-
-
-def check_key(key: str) -> str:
-    """Return `key` if it may name an object; raise `CallerError` saying why not."""
-    if not all(_TOKEN.fullmatch(token) for token in key.split("/")):
-        raise CallerError(f"object key {key!r}: tokens of letters, digits, '_', '-', '%' and '.' (not first), joined by '/'")
-    return key
 
 
 class LocalStorage:

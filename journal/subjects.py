@@ -15,6 +15,8 @@ NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 # Second tokens of domain subjects; a feed of one of these names would collide with them.
 RESERVED = frozenset({"internal", "secmaster", "day", "key", "dlq", "shard", "feedback", "signals", "system"})
 _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+# Of object keys: escaped tokens and file names; none begins with a dot, so none is a path trick.
+_KEY_TOKEN = re.compile(r"[A-Za-z0-9_%-][A-Za-z0-9_.%-]*")
 _TOKEN = re.compile(r"(?:[A-Za-z0-9_-]|%[0-9A-F]{2})+")
 
 
@@ -48,6 +50,13 @@ def check_name(kind: str, name: str) -> str:
     if not (NAME.fullmatch(name) or (kind == "shard" and name == "0")):
         raise BadSubject(f"{kind} name {name!r}: use a lower-case letter, then up to 31 of a-z, 0-9 and '-'")
     return name
+
+
+def check_key(key: str) -> str:
+    """Return `key` if it may name an object; raise `BadSubject` saying why not."""
+    if not all(_KEY_TOKEN.fullmatch(token) for token in key.split("/")):
+        raise BadSubject(f"object key {key!r}: tokens of letters, digits, '_', '-', '%' and '.' (not first), joined by '/'")
+    return key
 
 
 @dataclass(frozen=True, slots=True)

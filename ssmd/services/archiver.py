@@ -20,7 +20,7 @@ from journal.entry import Record
 from journal.errors import HoleInStream, JournalUnavailable, NotFound, StorageError
 from journal.manifest import ObjectRef, SegmentRef, decode, folder, manifest_key, new, object_key, object_prefix, segment_ref
 from journal.protocols import JournalReader, Storage
-from journal.segment import MAX_ENTRIES, GapNote, SegmentBuilder
+from journal.segment import LIMITS, GapNote, Limits, SegmentBuilder
 from journal.subjects import Stream
 from ssmd.services.closings import Closings
 
@@ -70,7 +70,15 @@ class Archiver:
     """Archives all streams of `env`. One archiver an environment: a second one is noticed at a manifest swap, and refused."""
 
     def __init__(
-        self, journal: JournalReader, storage: Storage, env: str, clock: Clock, *, flush_s: float = FLUSH_S, software: str = ""
+        self,
+        journal: JournalReader,
+        storage: Storage,
+        env: str,
+        clock: Clock,
+        *,
+        flush_s: float = FLUSH_S,
+        software: str = "",
+        limits: Limits = LIMITS,
     ) -> None:
         self._journal = journal
         self._storage = storage
@@ -78,6 +86,7 @@ class Archiver:
         self._clock = clock
         self._flush_s = flush_s
         self._software = software
+        self._limits = limits
         self._lanes: dict[Stream, _Lane] = {}
         self._closings = Closings(storage)
         self._swap = asyncio.Lock()  # streams of one feed share a manifest
@@ -215,7 +224,7 @@ class Archiver:
                 await self._close(lane, "day" if entry.day != lane.day else "feed")
                 builder = None
             if builder is None:
-                builder = lane.builder = SegmentBuilder(lane.stream.name, record.sequence)
+                builder = lane.builder = SegmentBuilder(lane.stream.name, record.sequence, self._limits)
                 lane.day, lane.feed = entry.day, entry.feed if market else ""
             builder.add(record)
             lane.next = record.sequence + 1
@@ -256,8 +265,7 @@ class Archiver:
         assert lane.builder is not None  # noqa: S101  callers have one
         where = folder(lane.stream, lane.feed, lane.day)
         built, summary = await asyncio.to_thread(lane.builder.build)
-        if not cut and lane.builder.full:
-            cut = "entries" if summary.entries >= MAX_ENTRIES else "bytes"
+        cut = cut or lane.builder.full
         name = lane.stream.name
         norm = await self._put(object_key(where, "norm", name, summary.first, summary.last), built.norm)
         raw = await self._put(object_key(where, "raw", name, summary.first, summary.last), built.raw) if built.raw else None

@@ -1,0 +1,95 @@
+"""A real S3 server for tests: ministack, in a virtual environment of its own because it pins botocore."""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+LOCK = Path(__file__).parent / "servers" / "ministack.lock"
+HOME = Path(sys.prefix) / "tools" / "ministack"
+CREDENTIALS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+_START_S = 30
+
+
+def install() -> Path:
+    """Make the environment if it is not there or not as locked; its ``ministack``. Raises CalledProcessError when that fails."""
+    HOME.parent.mkdir(parents=True, exist_ok=True)
+    stamp, wanted = HOME / ".installed", sha256(LOCK.read_bytes()).hexdigest()
+    with (HOME.parent / "ministack.busy").open("w") as busy:
+        fcntl.flock(busy, fcntl.LOCK_EX)
+        if not (stamp.exists() and stamp.read_text() == wanted):
+            python = HOME / "bin" / "python"
+            subprocess.run([sys.executable, "-m", "venv", "--without-pip", HOME], check=True)
+            uv = Path(sys.prefix) / "bin" / "uv"
+            subprocess.run([uv, "pip", "sync", "--quiet", "--python", python, "--require-hashes", LOCK], check=True)
+            stamp.write_text(wanted)
+    return HOME / "bin" / "ministack"
+
+
+class Server:
+    """One ministack process on 127.0.0.1; `kill` and `start` again keep its data."""
+
+    def __init__(self, directory: Path) -> None:
+        self._command = install()
+        self._directory = directory
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            self.port: int = s.getsockname()[1]
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        data, state = self._directory / "data", self._directory / "state"
+        data.mkdir(parents=True, exist_ok=True)
+        state.mkdir(exist_ok=True)
+        settings = {
+            "BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(self.port), "SERVICES": "s3", "S3_PERSIST": "1", "S3_DATA_DIR": str(data),
+            "PERSIST_STATE": "1", "STATE_DIR": str(state), "SFTP_ENABLED": "0",
+        }  # fmt: skip
+        with (self._directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._command], env={"PATH": os.environ["PATH"], **settings}, stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + _START_S
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"ministack did not start: {(self._directory / 'log').read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
+        try:
+            connection.request("GET", "/")
+            connection.getresponse().read()
+        except OSError:
+            return False
+        finally:
+            connection.close()
+        return True
+
+    def kill(self) -> None:
+        """SIGKILL, its children included."""
+        if self._process:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+@contextmanager
+def running(directory: Path) -> Iterator[Server]:
+    server = Server(directory)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
