@@ -75,7 +75,7 @@ class Appender:
         async with self._turn:
             for _ in range(_ROUNDS):
                 try:
-                    await self._learn(messages, openers)
+                    await self._learn(messages, openers, leased=fence is not None)
                     stored, fresh = await self._sort(messages)
                     if fresh:
                         await self._store(list(fresh.values()), stored, fence)
@@ -105,15 +105,14 @@ class Appender:
                     if doubt.lost:
                         await self._clock.sleep(0)
                     continue
-                trail = self._index.trails.get(message.epoch)
-                if trail:
-                    trail.note(message.key, first)
+                if self._index.seen >= 0:
+                    self._index.appended([message], first, first)
                 return first
         raise JournalUnavailable(f"{self._stream.name}: the lease {subject} changed hands {_ROUNDS} times running")
 
     # What is there already
 
-    async def _learn(self, messages: Sequence[Message], openers: frozenset[bytes]) -> None:
+    async def _learn(self, messages: Sequence[Message], openers: frozenset[bytes], *, leased: bool) -> None:
         """Have a trail for each epoch among `messages`."""
         index = self._index
         if index.seen < 0:
@@ -121,6 +120,8 @@ class Appender:
             index.forget()
         elif index.unsure:
             await self._catch_up()
+        if not leased:
+            await self._cover(index.low)  # others may write these epochs too
         for epoch in dict.fromkeys(m.epoch for m in messages):
             if index.known(epoch):
                 continue

@@ -95,7 +95,10 @@ class StreamIndex:
         """An append of this handle is stored from `first` to `last`."""
         trails = self.trails
         for sequence, message in enumerate(messages, first):
-            trails[message.epoch].note(message.key, sequence)
+            trail = trails.get(message.epoch)
+            if trail is None:  # a lease: its epoch may have other entries
+                trail = trails[message.epoch] = Trail(whole=False)
+            trail.note(message.key, sequence)
         if first == self.seen + 1 == self.high + 1:
             self.high = last
         self.seen = last

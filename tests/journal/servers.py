@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 from journal.guard import binary
 
@@ -80,7 +81,7 @@ class Proxy:
         self.cut_up: Callable[[bytes], bytes | None] | None = None  # what to pass on of what a client sends, before the cut; None: all
         self.cuts = 0
 
-    async def __aenter__(self) -> Proxy:
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
