@@ -20,6 +20,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidPro
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import Event, State
 
+from exchanges.backoff import Backoff
 from journal.clock import Clock
 from journal.errors import VenueError, VenueRefused, VenueUnavailable
 
@@ -43,25 +44,6 @@ class SessionConfig:
     compression: bool = False  # inflating costs more than the loopback or a data centre's line
     backoff_first_s: float = 0.5
     backoff_most_s: float = 30.0
-
-
-class Backoff:
-    """Delays between attempts: doubling, each between half and all of its step, so that a fleet does not return at once."""
-
-    def __init__(self, rng: random.Random, first_s: float, most_s: float) -> None:
-        self._rng = rng
-        self._first_s = first_s
-        self._most_s = most_s
-        self._step_s = first_s
-
-    def next_s(self) -> float:
-        step = self._step_s
-        self._step_s = min(step * 2, self._most_s)
-        return step * (0.5 + self._rng.random() / 2)
-
-    def reset(self) -> None:
-        """The last connection was a good one."""
-        self._step_s = self._first_s
 
 
 class _Connect(connect):

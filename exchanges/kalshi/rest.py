@@ -17,9 +17,10 @@ from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
+from exchanges.backoff import Backoff
 from exchanges.kalshi.cents import settlement
-from exchanges.kalshi.numbers import BadFrame, instant_ns
-from exchanges.session import Backoff
+from exchanges.kalshi.numbers import PRICE_EXPONENT, SIZE_EXPONENT, BadFrame, instant_ns
+from exchanges.markets import Market
 from journal.clock import Clock
 from journal.entry import Lifecycle, canonical_json
 from journal.errors import CallerError, VenueRefused, VenueUnavailable
@@ -49,13 +50,6 @@ _KEPT = (
 _ANY = msgspec.json.Decoder(float_hook=str)
 
 Answer = tuple[int, bytes]
-
-
-class Market(NamedTuple):
-    """A market's definition, as the journal's lifecycle entry of it."""
-
-    symbol: str
-    body: Lifecycle
 
 
 class Page(NamedTuple):
@@ -117,7 +111,7 @@ def parse_market(record: Any) -> Market | None:
         result=record["result"] if isinstance(record.get("result"), str) else "",
         detail=canonical_json(detail).decode(),
     )
-    return Market(record["ticker"], body)
+    return Market(record["ticker"], body, PRICE_EXPONENT, SIZE_EXPONENT)
 
 
 def parse_status(body: bytes) -> ExchangeStatus:
