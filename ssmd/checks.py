@@ -138,8 +138,8 @@ async def _server(settings: Settings, clock: Clock) -> list[Check]:
     if settings.nats_url:
         where = shown(settings.nats_url)
         unknown = Check(
-            "sync", "note", f"the sync_interval of {where} cannot be asked for: see that its configuration says `jetstream {{ sync_interval: always }}`, "
-            "else a power cut loses what it acknowledged in the last two minutes (with replicas on other machines: only if all lose power)",
+            "sync", "note", f"the sync_interval of {where} cannot be asked for: its configuration must say `sync_interval: always`, else "
+            "a power cut loses what it acknowledged in the last two minutes (with replicas on other machines: only if all lose power)",
         )  # fmt: skip
         return [*await _asked(settings.nats_url, settings.nats_token, settings.env, clock), unknown]
     checks = [_binary()]
@@ -172,7 +172,8 @@ async def _asked(url: str, token: str, env: str, clock: Clock) -> list[Check]:
     link = Link(Access((url,), token or None), clock)
     try:
         client = await link.client()
-        at = f"{client.connected_server_version} at {link.where}"
+        v = client.connected_server_version
+        at = f"{v.major}.{v.minor}.{v.patch} at {link.where}"
         account = await link.api("INFO")
         names = (await link.api("STREAM.NAMES", {"offset": 0})).get("streams") or []
         ours = [name for name in names if name.startswith(f"{env}_")]

@@ -70,13 +70,16 @@ def cli() -> None:
 def main(args: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
     try:
-        result = cli.main(args, prog_name="ssmd", standalone_mode=False)
+        with cli.make_context("ssmd", sys.argv[1:] if args is None else args) as context:
+            cli.invoke(context)
         sys.stdout.flush()
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
     except Exception as error:  # noqa: BLE001  (the last place that can say something useful)
         return _failed(error)
-    except (KeyboardInterrupt, click.Abort):
+    except KeyboardInterrupt:
         return 130
-    return result if isinstance(result, int) else 0
+    return 0
 
 
 def _failed(error: Exception) -> int:

