@@ -33,7 +33,7 @@ class LiveView:
         self._clock = clock
         self._decimals = LEAST_DECIMALS.get(feed, (0, 0))
         (self._books,) = create(["book"])
-        self._activity: dict[str, int] = {}
+        self.activity: dict[str, int] = {}  # entries by symbol
         self._trades: dict[str, Entry] = {}
         self._samples: deque[tuple[int, int]] = deque([(clock.mono_ns(), 0)])
         self._notes: deque[str] = deque(maxlen=_NOTES)
@@ -74,7 +74,7 @@ class LiveView:
             if body.action in _TOLD:
                 self.note(f"{body.action}: {entry.symbol}")
         elif entry.symbol:
-            self._activity[entry.symbol] = self._activity.get(entry.symbol, 0) + 1
+            self.activity[entry.symbol] = self.activity.get(entry.symbol, 0) + 1
             if isinstance(body, Trade):
                 self.trades += 1
                 self._trades[entry.symbol] = entry
@@ -92,7 +92,7 @@ class LiveView:
             table.add_column(name, no_wrap=True)
         for name in ("bid", "size", "ask", "size", "last trade", "size", "entries"):
             table.add_column(name, justify="right", no_wrap=True)
-        for symbol, count in sorted(self._activity.items(), key=lambda item: (-item[1], item[0]))[:rows]:
+        for symbol, count in sorted(self.activity.items(), key=lambda item: (-item[1], item[0]))[:rows]:
             table.add_row(*self._row(symbol), f"{count:,}")
         return Group(table, processes, *(Text(f"  {note}", style="dim") for note in self._notes))
 

@@ -18,8 +18,11 @@ from journal.clock import Clock
 from journal.protocols import Journal
 from journal.subjects import Stream
 from ssmd.live import LiveView
+from ssmd.services.archiver import Archiver
+from ssmd.services.projector import Projector
 from ssmd.services.supervisor import Supervisor
 from ssmd.settings import Settings
+from ssmd.wiring import open_objects
 
 _FRAMES_PER_SECOND = 4
 _LINE_S = 2.0  # between lines where there is no terminal
@@ -39,6 +42,7 @@ class LocalRun:
     def __init__(self, settings: Settings, clock: Clock, journal: Journal, console: Console) -> None:
         self._settings = settings
         self._clock = clock
+        self._journal = journal
         self._console = console
         self.stream = Stream(settings.env, shard="0")
         self.view = LiveView(journal, self.stream, clock, settings.feed)
@@ -79,8 +83,11 @@ class LocalRun:
             await asyncio.wait([follow])
 
     async def finish(self) -> None:
-        """Stop the connector first, then what reads the journal, each when it has caught up."""
-        await self.supervisor.stop("connector", "projector", "archiver", "sim")
+        """Stop everything, the connector first; then fold and archive what its readers had not yet."""
+        await self.supervisor.stop("connector", "sim", "projector", "archiver")
+        storage = open_objects(self._settings)
+        await Projector(self._journal, storage, self.stream, self._clock).catch_up()
+        await Archiver(self._journal, storage, self._settings.env, self._clock).catch_up()
 
     @contextlib.contextmanager
     def _live(self):  # type: ignore[no-untyped-def]  # noqa: ANN202  (a generator of a function that shows)
