@@ -333,9 +333,9 @@ def read_raw(data: bytes) -> Iterator[RawLine]:
 
 def decompress(zstd: zstandard.ZstdDecompressor, frame: memoryview, size: int) -> bytes:
     """One frame of known decompressed size."""
-    if size > _MAX_FRAME_BYTES or zstandard.frame_content_size(frame) != size:
-        raise BadObject("a frame and the seek table disagree about its size")
     try:
+        if size > _MAX_FRAME_BYTES or zstandard.frame_content_size(frame) != size:
+            raise BadObject("a frame and the seek table disagree about its size")
         return zstd.decompress(frame)
     except zstandard.ZstdError as error:
         raise BadObject(f"a frame does not decompress: {error}") from error

@@ -155,6 +155,8 @@ _WHY = {
     errno.EROFS: "the file system is read-only: mount it writable or choose another directory",
     errno.EACCES: "no permission: give this user the directory or choose another",
     errno.EPERM: "no permission: give this user the directory or choose another",
+    errno.EFBIG: "the process may not write such large files: raise its limit (ulimit -f) or free space",
+    errno.EEXIST: "something on the path is a file: choose another directory",
     errno.ENOTDIR: "something on the path is a file: choose another directory",
 }
 

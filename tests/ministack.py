@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
+import boto3
+
 LOCK = Path(__file__).parent / "servers" / "ministack.lock"
 HOME = Path(sys.prefix) / "tools" / "ministack"
 CREDENTIALS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
@@ -76,6 +78,13 @@ class Server:
         finally:
             connection.close()
         return True
+
+    def make_bucket(self, name: str) -> None:
+        client = boto3.client(
+            "s3", endpoint_url=self.endpoint, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test"  # noqa: S106  (the server checks none)
+        )
+        client.create_bucket(Bucket=name)
+        client.close()
 
     def kill(self) -> None:
         """SIGKILL, its children included."""
