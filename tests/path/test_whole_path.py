@@ -17,6 +17,7 @@ from journal.day import DayRule
 from journal.entry import Gap
 from journal.memory import MemoryJournal, MemoryStorage
 from journal.subjects import Stream
+from projections.book import BookProjection
 from projections.registry import create
 from replay.engine import replay
 from replay.source import ArchiveSource, JournalSource
@@ -61,9 +62,10 @@ async def _whole_path() -> None:
 
     # The live books are the venue's own.
     books = projector.projection("book")
+    assert isinstance(books, BookProjection)
     for symbol, (yes, no) in truth.items():
-        book = books.book(symbol)  # type: ignore[attr-defined]
-        bids = {price: size for price, size in book.bids}
+        book = books.book(symbol)
+        bids = dict(book.bids)
         asks = {1_000_000 - price: size for price, size in book.asks}
         assert (bids, asks) == (yes, no), symbol
 
