@@ -11,6 +11,7 @@ a run is cut into blocks never changes the state. That is one of the four laws, 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from hashlib import blake2b
 from typing import Protocol
 
@@ -70,10 +71,12 @@ class Digester:
             self._digests[key] = self._hash(key)
         return self._digests
 
-    def digest(self) -> str:
-        """BLAKE2b-256 over sorted (key, key digest), in hexadecimal."""
+    def digest(self, only: Collection[str] | None = None) -> str:
+        """BLAKE2b-256 over sorted (key, key digest), in hexadecimal; over some keys where `only` names them."""
         total = blake2b(digest_size=32)
         for key, value in sorted(self.keys().items()):
+            if only is not None and key not in only:
+                continue
             name = key.encode()
             total.update(len(name).to_bytes(8, "little"))
             total.update(name)

@@ -6,7 +6,7 @@ snapshots of exactly that state before it goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -71,11 +71,14 @@ class Runner:
         return Stop(self._cursor.day, self._cursor.sequence, self._effective_ns, closing=False)
 
     def restore(self, snapshots: Mapping[str, tuple[Digest, bytes]], *, day: int | None = None) -> None:
-        """Continue from snapshots taken at one place, or open `day` with the closing ones of an earlier day.
+        """Continue from snapshots taken at one place; or open `day` with closing ones of an earlier day (a projection that has
+        none opens it with nothing).
 
         Raises `BadObject` for bytes that are no snapshot or do not have the digest they were recorded with.
         """
         for projection in self.projections:
+            if day and projection.name not in snapshots:
+                continue
             digest, snapshot = snapshots[projection.name]
             projection.restore(snapshot)
             digester = self._digesters[projection.name]
@@ -137,6 +140,10 @@ class Runner:
             )
             for p in self.projections
         ]  # fmt: skip
+
+    def digest(self, projection: str, only: Collection[str] | None = None) -> str:
+        """One projection's digest, here; of some keys where `only` names them."""
+        return self._digesters[projection].digest(only)
 
     def keys(self, projection: str) -> dict[str, bytes]:
         """Digest of each key of one projection, here. Do not change it."""
