@@ -56,7 +56,7 @@ class Commands:
             raise Refusal(3)
         asked = self._asked(params)
         for channel in channels:
-            if channel not in CHANNELS:
+            if not isinstance(channel, str) or channel not in CHANNELS:
                 raise Refusal(8)
             if channel == BOOKS and not asked:
                 raise Refusal(14)

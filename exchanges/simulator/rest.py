@@ -193,7 +193,7 @@ def paged(rows: list[T], key: Callable[[T], str], query: Query, *, most: int) ->
     after = ""
     if cursor := query.get("cursor"):
         try:
-            after = base64.urlsafe_b64decode(cursor).decode()
+            after = base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
         except ValueError:
             raise Problem(400, "bad_request", "cursor: not one of this endpoint's") from None
     left = [row for row in rows if key(row) > after]

@@ -174,7 +174,9 @@ class SimulatorServer:
         self._flush()
         self.oracle.flush()
         waited = 0.0
-        while any(socket.transport.get_write_buffer_size() for socket in self._sockets.values()) and waited < PATIENCE_S:
+        while waited < PATIENCE_S and any(
+            conn.subscriptions and socket.transport.get_write_buffer_size() for conn, socket in self._sockets.items()
+        ):
             await clock.sleep(0.005)
             waited += 0.005
 
@@ -194,28 +196,18 @@ class SimulatorServer:
 
     def _flush(self) -> None:
         """Write what is pending, one write per connection."""
-        for conn in list(self.venue.changed):
+        while self.venue.changed:  # again for the errors of those that overflowed
+            conn = self.venue.changed.pop()
             socket = self._sockets.get(conn)
             if socket is None:
                 continue
-            parts: list[bytes] = []
-            for frame in conn.out:
-                size = len(frame)
-                if size < 126:
-                    parts.append(b"\x81%c" % size)
-                elif size < 65_536:
-                    parts.append(b"\x81\x7e" + size.to_bytes(2, "big"))
-                else:
-                    parts.append(b"\x81\x7f" + size.to_bytes(8, "big"))
-                parts.append(frame)
+            if conn.out and not socket.transport.is_closing():
+                socket.transport.write(_framed(conn.out))
             conn.out.clear()
-            if parts and not socket.transport.is_closing():
-                socket.transport.write(b"".join(parts))
             if conn.cut:
                 socket.transport.abort()
             elif conn.subscriptions and socket.transport.get_write_buffer_size() > self._buffer_bytes:
                 self._overflow(conn)
-        self.venue.changed.clear()
 
     def _overflow(self, conn: Connection) -> None:
         if conn.subscriptions:
@@ -295,6 +287,21 @@ class SimulatorServer:
             }
             for ticker, (yes, no) in sorted(self.oracle.books().items())
         }
+
+
+def _framed(texts: list[bytes]) -> bytes:
+    """Unmasked WebSocket text frames (RFC 6455, 5.2), one after the other."""
+    parts: list[bytes] = []
+    for text in texts:
+        size = len(text)
+        if size < 126:
+            parts.append(b"\x81%c" % size)
+        elif size < 65_536:
+            parts.append(b"\x81\x7e" + size.to_bytes(2, "big"))
+        else:
+            parts.append(b"\x81\x7f" + size.to_bytes(8, "big"))
+        parts.append(text)
+    return b"".join(parts)
 
 
 def _quiet() -> logging.Logger:
