@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import random
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from exchanges.kalshi.adapter import KalshiAdapter
+from exchanges.venues import load, venue
 from journal.clock import Clock
-from journal.errors import CallerError, StoreError
+from journal.errors import CallerError
 from journal.protocols import Journal
 from journal.subjects import Stream
 from ssmd.importer import Importer, Report
+from ssmd.locks import archiver_lock, held, import_lock
 from ssmd.recordings import Recording, examine, find
 from ssmd.render import Meter
 from ssmd.services.archiver import Archiver
+from ssmd.services.projector import Projector
 from ssmd.settings import Settings
-from ssmd.wiring import day_rule, open_journal, open_objects
-
-ADAPTERS = {"kalshi": lambda: KalshiAdapter(filtered=True)}
-_LOCK_POLL_S = 0.2
+from ssmd.wiring import day_rule, open_journal, open_objects, open_source
 
 
-async def import_recordings(settings: Settings, clock: Clock, rng: random.Random, feed: str, paths: Sequence[Path], meter: Meter) -> Report:
+async def import_recordings(
+    settings: Settings, clock: Clock, rng: random.Random, feed: str, *, paths: Sequence[Path], meter: Meter, tell: Callable[[str], object]
+) -> Report:
     """Raises `CallerError` before anything is appended when a file is damaged; `StoreError` where it stopped: run it again."""
+    adapter = load(venue(feed).adapter)
     recordings = check(paths, meter)
-    async with _alone(settings.data_dir, clock), open_journal(settings, clock) as journal:
+    wait = held(import_lock(settings.data_dir), clock, waiting=lambda: tell("another import is running here; waiting for it"))
+    async with wait, open_journal(settings, clock) as journal:
         meter.stage("import", sum(r.lines for r in recordings))
         importer = Importer(
-            journal, clock, rng, env=settings.env, feed=feed, days=day_rule(settings), adapters=ADAPTERS[feed], advance=meter.advance
-        )
+            journal, clock, rng, env=settings.env, feed=feed, days=day_rule(settings), adapters=lambda: adapter(filtered=True),
+            advance=meter.advance,
+        )  # fmt: skip
         report = await importer.run(recordings)
-        await _finish(settings, clock, journal, importer.stream, meter)
+        await _finish(settings, clock, journal, importer.stream, report, meter=meter, tell=tell)
     return report
 
 
@@ -48,29 +49,25 @@ def check(paths: Sequence[Path], meter: Meter) -> list[Recording]:
     return recordings
 
 
-async def _finish(settings: Settings, clock: Clock, journal: Journal, stream: Stream, meter: Meter) -> None:
-    meter.stage("archive", 0)
-    storage = open_objects(settings)
+async def _finish(
+    settings: Settings, clock: Clock, journal: Journal, stream: Stream, report: Report, *, meter: Meter, tell: Callable[[str], object]
+) -> None:
+    """Archive the import and fold its days; both go on where an interrupted import left them."""
+    projector = Projector(journal, open_objects(settings), stream, clock)
+    async with held(archiver_lock(settings.data_dir, settings.env), clock, waiting=None) as ours:
+        archiver = Archiver(journal, open_objects(settings), settings.env, clock)
+        if ours:
+            await _archive(archiver, journal, stream, meter, "archive")
+        else:
+            tell("an archiver is running: it archives this import")
+        meter.stage("fold", 0)
+        async with open_source(settings, clock) as source:
+            await projector.run_days(source, report.days)
+        if ours:
+            await _archive(archiver, journal, projector.system, meter, "archive digests")
+
+
+async def _archive(archiver: Archiver, journal: Journal, stream: Stream, meter: Meter, stage: str) -> None:
     info = await journal.info(stream)
-    archiver = Archiver(journal, storage, settings.env, clock)
+    meter.stage(stage, 0)
     await archiver.catch_up({stream: info.last if info else 0})
-
-
-@asynccontextmanager
-async def _alone(data_dir: Path, clock: Clock) -> AsyncIterator[None]:
-    """One import at a time in a data directory: they share an archive. The kernel frees the lock of one that was killed."""
-    try:
-        os.makedirs(data_dir, mode=0o700, exist_ok=True)  # noqa: PTH103  microseconds, in an async function
-        lock = os.open(data_dir / "import.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise StoreError(f"cannot import into {data_dir}: {error.strerror}; or name another --data-dir") from None
-    try:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                await clock.sleep(_LOCK_POLL_S)
-        yield
-    finally:
-        os.close(lock)

@@ -31,6 +31,11 @@ class Settings:
         """Where objects are: the URL given, else the local directory."""
         return self.storage_url or str(self.data_dir / "objects")
 
+    @property
+    def archived(self) -> bool:
+        """Whether there is, or may be, an archive."""
+        return bool(self.storage_url) or Path(self.storage).is_dir()
+
     def environ(self) -> dict[str, str]:
         """These settings as the variables of a process started for us; a token travels this way, never on a command line."""
         values = {

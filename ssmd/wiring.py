@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -67,7 +66,7 @@ async def open_source(settings: Settings, clock: Clock, kind: str = "auto") -> A
     from journal.embedded import has_data
     from replay.source import ArchiveSource, JoinedSource, JournalSource
 
-    archived = settings.storage_url or os.path.isdir(settings.storage)  # noqa: PTH112  microseconds, in an async function
+    archived = settings.archived
     if kind == "archive" or (kind == "auto" and archived and not settings.nats_url and not has_data(settings.data_dir)):
         if not archived:
             raise NotFound("archive in", settings.storage)

@@ -13,7 +13,11 @@ from ssmd.commands.replay import replay
 from ssmd.options import configured, examples
 from ssmd.settings import Settings
 
-FEEDS = ("kalshi",)
+FEEDS = ("kalshi",)  # whose frames an adapter can read from a recording
+
+
+def _tell(text: str) -> None:
+    click.echo(f"ssmd: {text}", err=True)
 
 
 @click.group()
@@ -45,7 +49,16 @@ def import_(*, feed: str, paths: tuple[Path, ...], settings: Settings, output: s
     from ssmd.importing import import_recordings
 
     with render.progress() as meter:
-        report = asyncio.run(import_recordings(settings, WallClock(), random.SystemRandom(), feed, paths, meter=meter))
+        run = import_recordings(
+            settings,
+            WallClock(),
+            random.SystemRandom(),
+            feed,
+            paths=paths,
+            meter=meter,
+            tell=_tell,
+        )
+        report = asyncio.run(run)
     if report.unparsed:
-        click.echo(f"ssmd: {report.unparsed} lines were not understood; they are kept as entries of type unparsed", err=True)
+        _tell(f"{report.unparsed} lines were not understood; they are kept as entries of type unparsed")
     render.one(report.document(), output)
