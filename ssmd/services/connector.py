@@ -13,30 +13,22 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
-from hashlib import blake2b
 from typing import TypeVar
-
-import msgspec
 
 from exchanges.adapter import Adapter, Output
 from exchanges.markets import MarketSource, Selection
 from exchanges.session import Connection, Received, Session
 from journal.clock import Clock
-from journal.codec import encode
-from journal.day import DayRule, iso, to_date
-from journal.entry import Body, Control, Entry, Gap, Lifecycle, Unparsed, canonical_json
-from journal.errors import JournalUnavailable, NotFound, VenueRefused, VenueUnavailable
-from journal.protocols import Fence, Journal
+from journal.day import DayRule
+from journal.entry import Body, Control, Gap, Lifecycle, Unparsed, canonical_json
+from journal.errors import NotFound, VenueRefused, VenueUnavailable
+from journal.protocols import Journal
 from journal.subjects import Stream
-from journal.writer import MAX_PENDING_BYTES, EpochWriter, GroupCommit, Stamper
-from ssmd.services import predecessor
+from journal.writer import MAX_PENDING_BYTES
 from ssmd.services.lag import Lag
+from ssmd.services.ledger import MAX_ENTRY_BYTES, Ledger
 
 TICK_S = 1.0
-STOP_S = 10.0  # to make durable what is pending when stopped; a journal that is away longer loses what was not acknowledged
-MAX_ENTRY_BYTES = 1 << 20  # NATS's default message limit
-_LEASE_RETRY_S = 0.5
 _NEW = frozenset(("created", "activated"))
 _SPECIAL = frozenset((Unparsed, Gap, Lifecycle))
 _GOOD_NS = 30_000_000_000  # a connection that lasted this long was a good one
@@ -90,31 +82,21 @@ class Connector:
         max_pending_bytes: int = MAX_PENDING_BYTES,
         max_entry_bytes: int = MAX_ENTRY_BYTES,
     ) -> None:
-        self.status = ConnectorStatus()
-        self._journal = journal
-        self._stream = stream
         self._clock = clock
-        self._rng = rng
-        self._feed = feed
-        self._days = days
         self._session = session
         self._adapters = adapters
         self._markets = markets
         self._selection = selection
-        self._writer = writer
-        self._instance = instance
-        self._max_entry_bytes = max_entry_bytes
-        self._large_bytes = max_entry_bytes // 3  # a snapshot's levels take 24 bytes each and at least 19 in the frame
-        self._stamper = Stamper(days)
-        self._run_writer = EpochWriter(feed, rng.randbytes(16), self._stamper)
-        self._connection = self._run_writer  # until there is one
+        self._ledger = Ledger(
+            journal, stream, clock, rng, feed=feed, days=days, writer=writer, instance=instance,
+            max_pending_bytes=max_pending_bytes, max_entry_bytes=max_entry_bytes,
+        )  # fmt: skip
+        self.status = ConnectorStatus(lag=self._ledger.lag)
+        self._connection = self._ledger.connection()
         self._adapter = adapters((), 0)
         self._outbox: deque[bytes] = deque()  # commands of one output: a few, or one a market
-        self._group = GroupCommit(journal, stream, clock, rng, max_pending_bytes=max_pending_bytes, on_durable=self._on_durable)
         self._symbols: dict[str, None] = {}
-        self._next_day_ns = 0
         self._since_ns = 0  # data is missing from here; 0: nothing is known to be
-        self._known_day = 0  # opened in the stream already
 
     async def run(self) -> None:
         """Capture until cancelled.
@@ -124,8 +106,7 @@ class Connector:
         """
         status = self.status
         try:
-            await self._journal.ensure(self._stream, self._feed)
-            await self._take_lease()
+            self._since_ns = await self._ledger.open(self._waiting)
             status.state = "discovering"
             await self._patiently(self._discover)
             while True:
@@ -140,62 +121,10 @@ class Connector:
             raise
         finally:
             status.state = "stopped"
-            await self._stop()
+            await self._ledger.close(status.message)
 
-    # -- starting and stopping ---------------------------------------------------------------------------------------
-
-    async def _take_lease(self) -> None:
-        name, now_ns = f"writer-{self._writer}", self._clock.wall_ns()
-        subject = self._stream.subject(self._feed, "control", name)
-        before = await self._journal.last(self._stream, subject)
-        info = await self._journal.info(self._stream)
-        if info and info.last >= info.first:
-            async for records in self._journal.read(self._stream, start=info.last, end=info.last):
-                self._stamper.stamp(records[-1].entry.effective_ns)  # never before what is there
-        run = self._run_writer
-        opened = canonical_json({"kind": "run", "writer": self._writer, "instance": self._instance}).decode()
-        first = run.entry(Control("opened", detail=opened), recv_ns=now_ns, symbol=f"epoch-{run.epoch.hex()}")
-        claim = canonical_json({"instance": self._instance, "run": run.epoch.hex()}).decode()
-        lease = run.entry(Control("lease", detail=claim), recv_ns=now_ns, symbol=name)
-        self._group.fence = await self._until_available(first, lease)
-        self._group.start()
-        found = predecessor.Predecessor([], 0)
-        if before:
-            found = await predecessor.find(self._journal, self._stream, self._feed, self._writer, before)
-        self._known_day = await self._last_opened_day(now_ns)
-        self._turn_day(now_ns)
-        for epoch in found.dead:
-            of = canonical_json({"epoch": epoch}).decode()
-            self._say(Gap("connector restarted", from_ns=found.last_ns, to_ns=now_ns, detail=of), now_ns)
-            ended = canonical_json({"epoch": epoch, "reason": "its connector died"}).decode()
-            self._say(Control("closed", detail=ended), now_ns)
-        if found.last_ns and not found.dead:
-            self._say(Gap("connector was stopped", from_ns=found.last_ns, to_ns=now_ns), now_ns)
-        self._since_ns = found.last_ns
-
-    async def _until_available(self, first: Entry, lease: Entry) -> Fence:
-        while True:
-            try:
-                await self._journal.append(self._stream, [first])
-                return await self._journal.lease(self._stream, lease)
-            except JournalUnavailable as error:
-                self.status.message = str(error)
-                await self._clock.sleep(_LEASE_RETRY_S)
-
-    async def _last_opened_day(self, now_ns: int) -> int:
-        day = self._days.day_of(now_ns)
-        subject = self._stream.subject(self._feed, "control", f"day-{iso(day)}")
-        return day if await self._journal.last(self._stream, subject) else 0
-
-    async def _stop(self) -> None:
-        if self._group.fence is None:
-            return
-        reason = canonical_json({"reason": self.status.message}).decode()
-        with contextlib.suppress(Exception):  # what stopped us is already on its way to the caller
-            if not self._group.failed:
-                self._say(Control("closed", detail=reason), self._clock.wall_ns())
-            async with asyncio.timeout(STOP_S):
-                await self._group.close()
+    def _waiting(self, why: str) -> None:
+        self.status.message = why
 
     async def _patiently(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
         """The result of `attempt`, tried again for as long as the venue is merely unavailable."""
@@ -204,7 +133,7 @@ class Connector:
                 return await attempt()
             except VenueUnavailable as error:
                 self.status.message = str(error)
-                await self._group.room()  # a lost lease ends the waiting too
+                await self._ledger.room()  # a lost lease ends the waiting too
                 await self._clock.sleep(self._session.backoff.next_s())
 
     # -- which markets -----------------------------------------------------------------------------------------------
@@ -215,14 +144,11 @@ class Connector:
             now_ns = self._clock.wall_ns()
             for market in page:
                 self._symbols[market.symbol] = None
-                self._group.post(
-                    self._run_writer.entry(
-                        market.body, recv_ns=now_ns, symbol=market.symbol,
-                        price_exponent=market.price_exponent, size_exponent=market.size_exponent,
-                    )
-                )  # fmt: skip
+                self._ledger.say(
+                    market.body, now_ns, market.symbol, price_exponent=market.price_exponent, size_exponent=market.size_exponent
+                )
             self.status.symbols = len(self._symbols)
-            await self._group.room()
+            await self._ledger.room()
         for symbol in chosen.symbols:
             if symbol not in self._symbols:
                 raise NotFound("market", symbol, await self._neighbours(symbol))
@@ -249,13 +175,15 @@ class Connector:
         """Until the connection ends. Raises what ends the run."""
         status, clock = self.status, self._clock
         now_ns, mono_ns = clock.wall_ns(), clock.mono_ns()
-        self._turn_day(now_ns)
-        writer = self._connection = EpochWriter(self._feed, self._rng.randbytes(16), self._stamper)
+        self._ledger.turn_day(now_ns)
+        writer = self._connection = self._ledger.connection()
         status.state, status.epoch, status.message = "capturing", writer.epoch.hex(), ""
         status.connections += 1
         url = self._session.config.url
-        opened = canonical_json({"kind": "connection", "writer": self._writer, "instance": self._instance, "url": url}).decode()
-        self._post(Control("opened", detail=opened), now_ns, mono_ns, f"epoch-{status.epoch}")
+        opened = canonical_json(
+            {"kind": "connection", "writer": self._ledger.writer, "instance": self._ledger.instance, "url": url}
+        ).decode()
+        self._note(Control("opened", detail=opened), now_ns, f"epoch-{status.epoch}")
         adapter = self._adapter = self._adapters(list(self._symbols), self._since_ns)
         tasks: list[asyncio.Task[None]] = []
         reason = "stopped"
@@ -276,9 +204,9 @@ class Connector:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._outbox.clear()
-            if not self._group.failed:
+            if not self._ledger.failed:
                 detail = canonical_json({"reason": reason}).decode()
-                self._post(Control("closed", detail=detail), clock.wall_ns(), clock.mono_ns(), "")
+                self._note(Control("closed", detail=detail), clock.wall_ns(), "")
             self._since_ns = status.last_frame_ns or self._since_ns
             await connection.close()
         status.state, status.message = "waiting", reason
@@ -301,17 +229,17 @@ class Connector:
                 self._take(frames[at : at + RUN], adapter)
                 if self._outbox:
                     await self._send(connection)
-                await self._group.room()
+                await self._ledger.room()
                 await self._clock.sleep(0)
 
     def _take(self, frames: list[Received], adapter: Adapter) -> None:
-        frame, entry, post = adapter.frame, self._connection.entry, self._group.post
+        frame, entry, post = adapter.frame, self._connection.entry, self._ledger.post
         for data, recv_ns, mono_ns in frames:
-            if recv_ns >= self._next_day_ns:
-                self._turn_day(recv_ns)
+            if recv_ns >= self._ledger.next_day_ns:
+                self._ledger.turn_day(recv_ns)
             output = frame(data, recv_ns)
             items = output.items
-            if len(items) != 1 or output.send or len(data) > self._large_bytes or type(items[0].body) in _SPECIAL:
+            if len(items) != 1 or output.send or len(data) > self._ledger.large_bytes or type(items[0].body) in _SPECIAL:
                 self._keep(output, data, recv_ns, mono_ns)
                 continue
             (item,) = items
@@ -325,12 +253,12 @@ class Connector:
         status = self.status
         status.frames += len(frames)
         status.last_frame_ns = frames[-1][1]
-        status.pending_bytes = self._group.pending_bytes
+        status.pending_bytes = self._ledger.pending_bytes
 
     def _keep(self, output: Output, data: bytes, recv_ns: int, mono_ns: int) -> None:
         """Post an output's entries, in order, and take its commands. Raises what it asks for."""
-        if recv_ns >= self._next_day_ns:
-            self._turn_day(recv_ns)
+        if recv_ns >= self._ledger.next_day_ns:
+            self._ledger.turn_day(recv_ns)
         fresh: list[str] = []
         for item in output.items:
             entry = self._connection.entry(
@@ -338,9 +266,9 @@ class Connector:
                 subscription=item.subscription, price_exponent=item.price_exponent, size_exponent=item.size_exponent,
                 raw=b"" if item.own else data,
             )  # fmt: skip
-            if len(entry.raw) > self._large_bytes:
-                entry = self._fitting(entry)
-            self._group.post(entry)
+            if len(entry.raw) > self._ledger.large_bytes:
+                entry = self._ledger.fitting(entry)
+            self._ledger.post(entry)
             self.status.entries += 1
             body = item.body
             if isinstance(body, Unparsed):
@@ -367,22 +295,12 @@ class Connector:
         self.status.symbols = len(self._symbols)
         return True
 
-    def _fitting(self, entry: Entry) -> Entry:
-        """The entry, or what can be said of it when the journal would not take it."""
-        size = len(encode(entry))
-        if size <= self._max_entry_bytes:
-            return entry
-        hash_ = blake2b(entry.raw, digest_size=32).hexdigest()
-        self._say(Gap("frame too large", first_missing=entry.venue_seq, last_missing=entry.venue_seq, to_ns=entry.recv_ns), entry.recv_ns)
-        said = f"frame of {len(entry.raw)} bytes, BLAKE2b-256 {hash_}: its entry of {size} bytes exceeds {self._max_entry_bytes}, not kept"
-        return msgspec.structs.replace(entry, body=Unparsed(said), raw=b"")
-
     async def _tick(self, connection: Connection, adapter: Adapter) -> None:
         while True:
             await self._clock.sleep(TICK_S)
-            await self._group.room()  # raises what stopped the journal, also when the venue is silent
+            await self._ledger.room()  # raises what stopped the journal, also when the venue is silent
             now_ns = self._clock.wall_ns()
-            self.status.pending_bytes, self.status.unread_bytes = self._group.pending_bytes, connection.waiting_bytes
+            self.status.pending_bytes, self.status.unread_bytes = self._ledger.pending_bytes, connection.waiting_bytes
             self._keep(adapter.tick(now_ns), b"", now_ns, self._clock.mono_ns())
             await self._send(connection)
 
@@ -390,36 +308,7 @@ class Connector:
         while self._outbox:
             await connection.send(self._outbox.popleft())
 
-    # -- entries of our own ------------------------------------------------------------------------------------------
-
-    def _post(self, body: Body, recv_ns: int, mono_ns: int, symbol: str) -> None:
-        """An entry of the connection's epoch."""
-        self._group.post(self._connection.entry(body, recv_ns=recv_ns, mono_ns=mono_ns, symbol=symbol))
+    def _note(self, body: Body, recv_ns: int, symbol: str) -> None:
+        """Post an entry of the connection's own history."""
+        self._ledger.post(self._connection.entry(body, recv_ns=recv_ns, symbol=symbol))
         self.status.entries += 1
-
-    def _say(self, body: Body, recv_ns: int, symbol: str = "") -> None:
-        """An entry of the run's epoch."""
-        self._group.post(self._run_writer.entry(body, recv_ns=recv_ns, symbol=symbol))
-        self.status.entries += 1
-
-    def _turn_day(self, recv_ns: int) -> None:
-        """Write ``day_opened`` if the entry received at `recv_ns` is the first of its day in this stream."""
-        _, day = self._stamper.stamp(recv_ns)
-        self._next_day_ns = self._days.opens_ns(to_date(day) + timedelta(days=1))
-        if day != self._known_day:
-            self._known_day = day
-            self._say(Control("day_opened", detail=canonical_json({"day": day}).decode()), recv_ns, f"day-{iso(day)}")
-
-    def _on_durable(self, entries: list[Entry], positions: list[int]) -> None:
-        del positions
-        now_ns, lag = self._clock.mono_ns(), self.status.lag
-        at, times = 0, 0
-        for entry in entries:  # frames of one read share its time
-            if entry.mono_ns == at:
-                times += 1
-                continue
-            if at:
-                lag.add(now_ns - at, times)
-            at, times = entry.mono_ns, 1
-        if at:
-            lag.add(now_ns - at, times)
