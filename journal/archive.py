@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -63,9 +63,10 @@ class ArchiveReader:
         """
         if day is not None:
             await self.manifest(stream, day)
-        async for loaded in self._load(stream, day, start, end, symbols, raw=False):
-            for block in loaded:
-                yield block
+        async with aclosing(self._load(stream, day, start, end, symbols, raw=False)) as loads:
+            async for loaded in loads:
+                for block in loaded:
+                    yield block
 
     async def read(
         self,
@@ -81,14 +82,15 @@ class ArchiveReader:
             raise CallerError("this archive reader has no clock to follow with; follow the journal")
         at = start
         while True:
-            async for loaded in self._load(stream, None, at, end, None, raw=True):
-                for block in loaded:
-                    at = block.last + 1
-                    records = list(block.records())
-                    if subjects:
-                        records = [r for r in records if _wanted(stream, r, subjects)]
-                    if records:
-                        yield records
+            async with aclosing(self._load(stream, None, at, end, None, raw=True)) as loads:
+                async for loaded in loads:
+                    for block in loaded:
+                        at = block.last + 1
+                        records = list(block.records())
+                        if subjects:
+                            records = [r for r in records if _wanted(stream, r, subjects)]
+                        if records:
+                            yield records
             if not follow or (end is not None and at > end):
                 return
             assert self._clock is not None  # noqa: S101  checked above
@@ -126,11 +128,10 @@ class ArchiveReader:
         if low == len(known):
             return known[-1].ref.last + 1 if known else 1
         ref = known[low].ref
-        async for loaded in self._load(stream, None, ref.first, ref.last, None, raw=False):
-            for block in loaded:
-                times = block.rows["effective_ns"]
-                if times[-1] > effective_ns:
-                    return int(block.rows["sequence"][np.searchsorted(times, effective_ns, "right")])
+        for block in await self._begin(ref, 1, None, None, raw=False):
+            times = block.rows["effective_ns"]
+            if times[-1] > effective_ns:
+                return int(block.rows["sequence"][np.searchsorted(times, effective_ns, "right")])
         return ref.last + 1
 
     async def close(self) -> None:
@@ -152,7 +153,7 @@ class ArchiveReader:
 
     async def _load(
         self, stream: Stream, day: int | None, start: int, end: int | None, symbols: Collection[str] | None, *, raw: bool
-    ) -> AsyncIterator[list[Block]]:
+    ) -> AsyncGenerator[list[Block], None]:
         """The blocks of each segment; the next segment is read and decompressed in a thread while this one is used."""
         at, tries = start, 0
         while True:
