@@ -87,7 +87,10 @@ class Appender:
         raise JournalUnavailable(f"{self._stream.name}: other writers were faster {_ROUNDS} times running; take a lease")
 
     async def lease(self, message: Message) -> int:
-        """Make `message` the newest on its subject; its sequence (of the first time, if it has been appended before)."""
+        """Make `message` the newest on its subject; its sequence (of the first time, if it has been appended before).
+
+        Its id is looked for on this subject alone: a lease costs the same in a stream of any length.
+        """
         subject = message.subject.decode()
         async with self._turn:
             await self._bounds()

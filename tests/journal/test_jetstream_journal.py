@@ -252,7 +252,7 @@ def test_a_message_lost_on_the_way_is_read_again(shared_server: NatsServer) -> N
             await journal.ensure(stream, FEED)
             await journal.append(stream, entries(1, 900))
             client = await journal._link.client()
-            deliver, dropped = client._process_msg, []
+            deliver, dropped = client._process_msg, list[bytes]()
 
             async def lossy(sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
                 if b".500." in reply and not dropped:
@@ -328,9 +328,13 @@ def test_a_full_stream_refuses_and_takes_more_once_there_is_room(shared_server: 
             await journal.append(stream, entries(1, 90))
             with pytest.raises(JournalFull, match="purge"):
                 await journal.append(stream, entries(91, 180))
-            with pytest.raises(JournalFull, match="purge"):
-                for n in range(181, 300):
+            for n in range(181, 300):
+                try:
                     await journal.append(stream, [entry(n)])
+                except JournalFull:
+                    break
+            else:
+                pytest.fail("a full stream took 119 entries one by one")
             last = (await sequences(journal, stream))[-1]
             await journal._link.api(f"STREAM.PURGE.{stream.name}", {"seq": last})
             assert await journal.append(stream, entries(391, 400)) == list(range(last + 1, last + 11))
