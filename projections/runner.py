@@ -29,9 +29,9 @@ class Stop(NamedTuple):
     closing: bool
 
 
-def multiples(sequence: int) -> int:
-    """The next sequence after `sequence` at which a live fold takes digests."""
-    return (sequence // DIGEST_EVERY + 1) * DIGEST_EVERY
+def multiples(step: int = DIGEST_EVERY) -> Callable[[int], int]:
+    """Marks at every multiple of `step`: a live fold's."""
+    return lambda sequence: (sequence // step + 1) * step
 
 
 def listed(sequences: Sequence[int]) -> Callable[[int], int]:
@@ -48,16 +48,16 @@ def listed(sequences: Sequence[int]) -> Callable[[int], int]:
 class Runner:
     """Drives projections over one stream.
 
-    `mark` gives the next sequence to stop at. A mark is reached by folding the entry with that sequence; with `crossing` also by
-    meeting a later one, as a fold of some symbols only does.
+    `mark` gives the next sequence to stop at, by default each multiple of 65,536. It is reached by folding the entry with that
+    sequence; with `crossing` also by meeting a later one, as a fold of some symbols only does.
     """
 
     def __init__(
-        self, projections: Sequence[Projection], stream: str, *, mark: Callable[[int], int] = multiples, crossing: bool = False
+        self, projections: Sequence[Projection], stream: str, *, mark: Callable[[int], int] | None = None, crossing: bool = False
     ) -> None:
         self.projections = list(projections)
         self.stream = stream
-        self._mark = mark
+        self._mark = mark or multiples()
         self._crossing = crossing
         self._digesters = {p.name: Digester(p) for p in self.projections}
         self.openings = dict.fromkeys(self._digesters, NOTHING)

@@ -16,10 +16,10 @@ from journal.entry import Entry
 from journal.errors import BadObject, IdConflict, JournalFull, JournalUnavailable, StorageError
 from journal.protocols import MAX_BATCH, Journal, Storage
 from journal.subjects import Stream
-from projections.digests import CHECKPOINT_EVERY, Checkpoint, checkpoint_entry, digest_entry, store
+from projections.digests import CHECKPOINT_EVERY, DIGEST_EVERY, Checkpoint, checkpoint_entry, digest_entry, store
 from projections.projection import Projection
 from projections.registry import PROJECTIONS, create
-from projections.runner import Runner, Stop
+from projections.runner import Runner, Stop, multiples
 from replay.engine import snapshots
 from replay.ledger import Ledger
 from replay.source import JournalSource, Source
@@ -39,20 +39,25 @@ class Projector:
         clock: Clock,
         *,
         names: Sequence[str] = tuple(PROJECTIONS),
+        digest_every: int = DIGEST_EVERY,
         checkpoint_every: int = CHECKPOINT_EVERY,
     ) -> None:
         self._journal = journal
         self._storage = storage
         self._clock = clock
         self._names = names
+        self._mark = multiples(digest_every)
         self._checkpoint_every = checkpoint_every
         self._stop = asyncio.Event()
         self.stream = stream
         self.system = Stream(stream.env, domain="system")
-        self.runner = Runner(create(names), stream.name)
+        self.runner = self._new_runner()
         self.error = ""  # what is being retried; "" when all is well
         self.notes: list[str] = []  # why a checkpoint was passed over at the start
         self._checkpointed = 0  # sequence of the last checkpoint
+
+    def _new_runner(self) -> Runner:
+        return Runner(create(self._names), self.stream.name, mark=self._mark)
 
     @property
     def position(self) -> int:
@@ -119,7 +124,7 @@ class Projector:
                 self.runner.restore(states)
             except BadObject as error:
                 self.notes.append(str(error))
-                self.runner = Runner(create(self._names), self.stream.name)
+                self.runner = self._new_runner()
             else:
                 self._checkpointed = place.sequence
                 return
@@ -146,7 +151,7 @@ class Projector:
         await self._journal.ensure(self.system)
         ledger = await Ledger.read(JournalSource(self._journal), self.stream)
         present = await source.days(self.stream)
-        self.runner = Runner(create(self._names), self.stream.name)
+        self.runner = self._new_runner()
         closed = ledger.closed(self.runner.projections)
         due = [day for day in present if day in days or day not in closed]
         if not due:

@@ -18,10 +18,6 @@ from tests.projections.streams import DAY, records
 STREAM = "local_md_0"
 
 
-def every(n: int):  # type: ignore[no-untyped-def]  # noqa: ANN201  (a mark)
-    return lambda sequence: (sequence // n + 1) * n
-
-
 def run(runner: Runner, stream: list[Record], cuts: list[int] | None = None) -> list[tuple[Stop, list[Digest]]]:
     stops = []
     for start, stop in pairwise([0, *sorted(c % (len(stream) + 1) for c in cuts or []), len(stream)]):
@@ -32,9 +28,9 @@ def run(runner: Runner, stream: list[Record], cuts: list[int] | None = None) -> 
 @given(stream=records(), cuts=st.lists(st.integers(0, 100), max_size=6), n=st.integers(1, 9))
 @settings(max_examples=40)
 def test_stops_are_at_marks_and_day_ends_however_the_stream_is_cut(stream: list[Record], cuts: list[int], n: int) -> None:
-    runner = Runner(create(), STREAM, mark=every(n))
+    runner = Runner(create(), STREAM, mark=multiples(n))
     stops = run(runner, stream, cuts)
-    assert stops == run(Runner(create(), STREAM, mark=every(n)), stream)
+    assert stops == run(Runner(create(), STREAM, mark=multiples(n)), stream)
     at_marks = [r.sequence for r in stream if r.sequence % n == 0]
     assert [s.sequence for s, _ in stops if not s.closing] == at_marks
     ends = [(a.entry.day, a.sequence, a.entry.effective_ns) for a, b in pairwise(stream) if a.entry.day != b.entry.day]
@@ -49,10 +45,10 @@ def test_stops_are_at_marks_and_day_ends_however_the_stream_is_cut(stream: list[
 @settings(max_examples=25)
 def test_restored_at_any_point_it_goes_on_to_the_same_digests(stream: list[Record], cut: int) -> None:
     cut = 1 + cut % len(stream)
-    first = Runner(create(), STREAM, mark=every(5))
+    first = Runner(create(), STREAM, mark=multiples(5))
     run(first, stream[:cut])
     states = {d.projection: (d, s) for d, s in zip(first.digests(), first.snapshots().values(), strict=True)}
-    second = Runner(create(), STREAM, mark=every(5))
+    second = Runner(create(), STREAM, mark=multiples(5))
     second.restore(states)
     assert second.here == first.here
     assert run(second, stream[max(0, cut - 7) :]) == run(first, stream[cut:])
@@ -60,7 +56,7 @@ def test_restored_at_any_point_it_goes_on_to_the_same_digests(stream: list[Recor
 
 
 def test_live_marks_are_multiples_of_65536() -> None:
-    assert [multiples(s) for s in (0, 1, 65_535, 65_536, 131_071)] == [65_536, 65_536, 65_536, 131_072, 131_072]
+    assert [multiples()(s) for s in (0, 1, 65_535, 65_536, 131_071)] == [65_536, 65_536, 65_536, 131_072, 131_072]
     assert [listed([7, 3])(s) for s in (0, 3, 6)] == [3, 7, 7]
     assert listed([7])(7) > 1 << 60
 
@@ -90,7 +86,7 @@ def test_interleaved_days_are_folded_day_by_day() -> None:
     stream = [r for r in _plain(20) if r.sequence]
     mixed = [Record(r.sequence, _on_day(r, DAY + r.sequence % 2)) for r in stream]
     by_day = sorted(mixed, key=lambda r: (r.entry.day, r.sequence))
-    runner = Runner(create(["book"]), STREAM, mark=every(5))
+    runner = Runner(create(["book"]), STREAM, mark=multiples(5))
     stops = []
     for day in (DAY, DAY + 1):
         stops += run(runner, [r for r in by_day if r.entry.day == day])
