@@ -168,9 +168,8 @@ _NOW = msgspec.json.Decoder(wire.Frame)
 _CENTS = msgspec.json.Decoder(cents.Frame)
 # Literals with a point stay text: a float never gets further than the parser.
 _ANY = msgspec.json.Decoder(float_hook=str)
-# What msgspec raises for bytes, our functions for values, its parser for ten thousand opening brackets, and its encoder for an
-# integer beyond 64 bits.
-_BAD = (msgspec.DecodeError, BadFrame, RecursionError, OverflowError)
+# What msgspec raises for bytes (UnicodeDecodeError is a ValueError, as is our BadFrame), and for ten thousand opening brackets.
+_BAD = (msgspec.DecodeError, ValueError, RecursionError)
 
 
 class Decoder:

@@ -127,7 +127,7 @@ def error_text(body: bytes) -> str:
     """What an error answer says: flat as in the specification, or nested under ``error`` as really sent."""
     try:
         answer = _ANY.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return body[:200].decode(errors="replace")
     inner = answer.get("error", answer) if isinstance(answer, dict) else answer
     if isinstance(inner, dict):
@@ -138,7 +138,7 @@ def error_text(body: bytes) -> str:
 def _object(body: bytes, path: str) -> dict[str, Any]:
     try:
         answer = _ANY.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise VenueUnavailable(f"{path} answered with something that is not JSON ({error})") from error
     if not isinstance(answer, dict):
         raise VenueUnavailable(f"{path} answered with something that is not an object")
