@@ -78,29 +78,29 @@ class Lines:
             raise CallerError(f"{path}: cannot be opened ({error.strerror}); name a recording or a folder of recordings") from error
 
     def advance(self) -> bool:
-        """Go to the next line; False at the end, where the file is closed."""
+        """Go to the next line; False at the end. The file is closed there and on every error."""
         try:
             text = self._file.readline()
+            if text:
+                line = _decode_line(text)
+                self.number += 1
+                self.recv_ms, self.event = line.recv_ms, line.event
+                return True
         except EOFError as error:
             raise self.broken("the gzip stream is truncated; fetch the file again or cut it at its last whole line") from error
         except (gzip.BadGzipFile, zlib.error) as error:
             raise self.broken(f"the gzip stream is corrupt ({error}); fetch the file again") from error
         except OSError as error:
             raise self.broken(f"cannot be read ({error})") from error
-        if not text:
-            self._file.close()
-            return False
-        self.number += 1
-        try:
-            line = _decode_line(text)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             cut = "" if text.endswith(b"\n") else "; the last line is cut short"
-            raise CallerError(f'{self.path}:{self.number}: not a recorded frame {{"recv_ms", "event"}} ({error}){cut}') from error
-        self.recv_ms = line.recv_ms
-        self.event = line.event
-        return True
+            raise self.broken(f'not a recorded frame {{"recv_ms", "event"}} ({error}){cut}') from error
+        self._file.close()
+        return False
 
     def broken(self, why: str) -> CallerError:
+        """The error for the line after the current one; closes the file."""
+        self._file.close()
         return CallerError(f"{self.path}:{self.number + 1}: {why}")
 
     def close(self) -> None:
@@ -148,9 +148,9 @@ class RecordingFeed:
         for index, path in enumerate(self._files):
             lines = Lines(path)
             if lines.advance():
+                lines.close()
                 self._heads.append((lines.recv_ms, index))
                 listings.look_near(path)
-            lines.close()
         if not self._heads:
             raise CallerError(f"{self._files[0]}: the recording is empty")
         for _, index in self._heads:
@@ -191,21 +191,25 @@ class RecordingFeed:
         heap = list(self._heads)
         heapq.heapify(heap)
         opened: dict[int, Lines] = {}
-        while heap:
-            recv_ms, index = heapq.heappop(heap)
-            lines = opened.get(index)
-            if lines is None:
-                lines = opened[index] = Lines(self._files[index])
-                lines.advance()
-            while True:
-                yield lines
-                if not lines.advance():
-                    del opened[index]
-                    break
-                recv_ms = max(recv_ms, lines.recv_ms)
-                if heap and (recv_ms, index) > heap[0]:
-                    heapq.heappush(heap, (recv_ms, index))
-                    break
+        try:
+            while heap:
+                recv_ms, index = heapq.heappop(heap)
+                lines = opened.get(index)
+                if lines is None:
+                    lines = opened[index] = Lines(self._files[index])
+                    lines.advance()
+                while True:
+                    yield lines
+                    if not lines.advance():
+                        del opened[index]
+                        break
+                    recv_ms = max(recv_ms, lines.recv_ms)
+                    if heap and (recv_ms, index) > heap[0]:
+                        heapq.heappush(heap, (recv_ms, index))
+                        break
+        finally:
+            for lines in opened.values():
+                lines.close()
 
     def _survey(self, path: Path, listings: Listings) -> None:
         """Learn the file's markets. A file whose beginning speaks of one market with metadata is not read further."""
@@ -219,10 +223,7 @@ class RecordingFeed:
     def _delta(self, at_ms: int, body: bytes) -> Delta:
         delta = _decode_delta(body)
         if self._shift_ms:
-            if isinstance(delta.ts, str):
-                body = body.replace(delta.ts.encode(), self._moved.rfc3339(delta.ts).encode())
-            if delta.ts_ms:
-                body = body.replace(b'"ts_ms":%d' % delta.ts_ms, b'"ts_ms":%d' % (delta.ts_ms + self._shift_ms))
+            body = self._moved.delta(body, delta.ts, delta.ts_ms)
         if delta.side not in {"yes", "no"}:
             raise ValueError(f"side {delta.side!r}")
         return Delta(
@@ -273,6 +274,15 @@ class Moved:
     def body(self, body: bytes) -> bytes:
         """A message with every time field moved."""
         return msgspec.json.encode(self._fields(msgspec.json.decode(body))) if self._shift_ms else body
+
+    def delta(self, body: bytes, ts: str | int | None, ts_ms: int) -> bytes:
+        """The same for a delta whose times are known: a seventh of the cost, and nine frames of ten are deltas."""
+        if isinstance(ts, str):
+            compact = b'"ts_ms":%d' % ts_ms
+            moved = body.replace(ts.encode(), self.rfc3339(ts).encode(), 1)
+            if compact in moved:
+                return moved.replace(compact, b'"ts_ms":%d' % (ts_ms + self._shift_ms), 1)
+        return self.body(body)
 
     def _fields(self, message: dict[str, Any]) -> dict[str, Any]:
         for key in SECONDS:
