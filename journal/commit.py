@@ -84,6 +84,10 @@ class Appender:
                     return [stored[m.id] for m in messages]
                 except _LookAgain as doubt:
                     await self._settle(messages, doubt)
+                except IdConflict:
+                    if fence:
+                        await self._check(fence)  # for a writer that has been replaced, that is the news
+                    raise
         raise JournalUnavailable(f"{self._stream.name}: other writers were faster {_ROUNDS} times running; take a lease")
 
     async def lease(self, message: Message) -> int:

@@ -14,13 +14,15 @@ from collections.abc import Callable
 from journal.clock import Clock
 from journal.day import DayRule
 from journal.entry import Body, Entry
-from journal.errors import JournalFull, JournalUnavailable, SsmdError
+from journal.errors import CallerError, JournalFull, JournalUnavailable, SsmdError
 from journal.protocols import MAX_BATCH, Fence, Journal
 from journal.subjects import Stream
 
 LINGER_S = 0.005
 # What a connector may hold while the journal is away; beyond it the socket is not read.
 MAX_PENDING_BYTES = 64 << 20
+# One append holds its entries three times: as they are, encoded and rendered.
+MAX_BATCH_BYTES = 4 << 20
 # Python's share of an entry in memory besides its raw bytes: struct, body, tuples (measured with tracemalloc: 480 to 700).
 _OVERHEAD_BYTES = 700
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.05, 2.0
@@ -126,6 +128,8 @@ class GroupCommit:
         """Queue without waiting. A failure is raised by the next call; wait on `room` to respect the bound."""
         if self._error:
             raise self._error
+        if self._closing:
+            raise CallerError("this writer is closed; make another")
         self._queue.append(entry)
         self._queued += 1
         self.pending_bytes += len(entry.raw) + _OVERHEAD_BYTES
@@ -159,11 +163,14 @@ class GroupCommit:
             await future
 
     async def close(self) -> None:
-        """Make durable what is queued, then stop."""
+        """Make durable what is queued, then stop. Cancelled (a journal may be away for long), it gives up what is not durable yet."""
         self._closing = True
         self._wake.set()
         if self._task:
-            await asyncio.wait([self._task])
+            try:
+                await asyncio.wait([self._task])
+            finally:
+                self._task.cancel()  # the caller would not wait for a journal that is away
         if self._error:
             raise self._error
 
@@ -177,13 +184,23 @@ class GroupCommit:
                     await self._wake.wait()
                 if len(self._queue) < self._max_batch and not self._closing:
                     await self._clock.sleep(self._linger_s)
-                batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._max_batch))]
-                if batch:
-                    self._settle(batch, await self._commit(batch))
+                batch, size = self._take()
+                self._settle(batch, await self._commit(batch), size)
         except BaseException as error:
             self._fail(error)
             if not isinstance(error, SsmdError):
                 raise
+
+    def _take(self) -> tuple[list[Entry], int]:
+        """The next batch, and how much of `pending_bytes` it is; the queue is not empty."""
+        batch: list[Entry] = []
+        size = 0
+        queue = self._queue
+        while queue and len(batch) < self._max_batch and size < MAX_BATCH_BYTES:
+            entry = queue.popleft()
+            batch.append(entry)
+            size += len(entry.raw) + _OVERHEAD_BYTES
+        return batch, size
 
     async def _commit(self, batch: list[Entry]) -> list[int]:
         delay = _RETRY_FIRST_S
@@ -194,9 +211,9 @@ class GroupCommit:
                 await self._clock.sleep(delay * (0.5 + self._rng.random()))
                 delay = min(delay * 2, _RETRY_MOST_S)
 
-    def _settle(self, batch: list[Entry], positions: list[int]) -> None:
+    def _settle(self, batch: list[Entry], positions: list[int], size: int) -> None:
         self._durable += len(batch)
-        self.pending_bytes -= sum(len(e.raw) for e in batch) + _OVERHEAD_BYTES * len(batch)
+        self.pending_bytes -= size
         if self.pending_bytes <= self._max_pending_bytes:
             self._room.set()
         if self._waiters:
@@ -206,8 +223,9 @@ class GroupCommit:
                 end = len(self._recent) - (self._durable - ordinal)
                 if not future.done():
                     future.set_result(self._recent[end - count : end])
-            if not self._waiters:
-                self._recent.clear()
+            # Keep only what the oldest waiter still needs.
+            needed = self._waiters[0][0] - self._waiters[0][2] if self._waiters else self._durable
+            del self._recent[: max(needed - (self._durable - len(self._recent)), 0)]
         if self._on_durable:
             self._on_durable(batch, positions)
 

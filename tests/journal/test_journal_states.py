@@ -133,5 +133,6 @@ def states(url: str) -> type[hs.RuleBasedStateMachine]:
 
 
 def test_jetstream_and_memory_agree(tmp_path: Path) -> None:
+    some = settings(max_examples=15, stateful_step_count=20, deadline=None, phases=NO_SHRINK)
     with nats_server(tmp_path) as server:
-        hs.run_state_machine_as_test(states(server.url), settings=settings(max_examples=15, stateful_step_count=20, deadline=None, phases=NO_SHRINK))
+        hs.run_state_machine_as_test(states(server.url), settings=some)
