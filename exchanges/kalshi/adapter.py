@@ -246,10 +246,7 @@ class KalshiAdapter:
             return
         item.body = Control(reply.kind, channel.name, canonical_json(detail).decode())
         if reply.kind == "unsubscribed":
-            self._by_sid.pop(reply.sid, None)
-            self._tracker.forget(reply.sid)
-            channel.ended()
-            self._start(channel, draft)
+            self._close(channel, reply.sid, draft)
             return
         if command is None or command.kind not in ("subscribe", "add_markets"):
             return
@@ -278,9 +275,7 @@ class KalshiAdapter:
             return
         elif command.kind == "unsubscribe":  # most likely gone already
             if channel:
-                self._by_sid.pop(channel.sid, None)
-                channel.ended()
-                self._start(channel, draft)
+                self._close(channel, command.sid, draft)
         elif code in RETRY:
             if command.tries >= MAX_TRIES:
                 draft.reconnect = f"{command.kind} {command.channel} refused {command.tries} times ({said})"
@@ -315,6 +310,14 @@ class KalshiAdapter:
         for half in (command.symbols[:middle], command.symbols[middle:]):
             self._send(Command(command.kind, command.channel, half, since_ns=command.since_ns), draft)
 
+    def _close(self, channel: Channel, sid: int, draft: Draft) -> None:
+        """A subscription is over; if it was the channel's, the channel begins anew with what is wanted."""
+        self._by_sid.pop(sid, None)
+        self._tracker.forget(sid)
+        if channel.sid == sid:
+            channel.ended()
+            self._start(channel, draft)
+
     def _ended(self, channel: Channel, said: str, draft: Draft) -> None:
         """The venue killed the subscription: what is missed from here on is missing until the new one lives."""
         item = draft.items.pop()  # the error itself: the gap stands before it
@@ -326,7 +329,7 @@ class KalshiAdapter:
             draft.reconnect = f"{channel.name} was ended {channel.deaths} times ({said})"
         elif channel.name == BOOKS:
             self._recovery.begin(self._wanted, draft.now_ns)
-            self._step(self._recovery.escalate(draft.now_ns, "resubscribe"), draft)
+            self._step(self._recovery.go("resubscribe", draft.now_ns), draft)
         else:
             self._send(Command("unsubscribe", channel.name), draft)
 
@@ -398,7 +401,7 @@ class KalshiAdapter:
         if not sid and command.kind != "subscribe":
             return  # the subscription ended meanwhile; the recovery's clock takes its next step
         self._ids += 1
-        command.due_ns = draft.now_ns + COMMAND_NS
+        command.sid, command.due_ns = sid, draft.now_ns + COMMAND_NS
         self._pending[self._ids] = command
         if command.kind == "subscribe":
             draft.send.append(commands.subscribe(self._ids, command.channel, command.symbols))

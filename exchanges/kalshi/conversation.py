@@ -57,6 +57,7 @@ class Command:
     kind: str  # subscribe, unsubscribe, add_markets, delete_markets, get_snapshot
     channel: str
     symbols: tuple[str, ...] = ()
+    sid: int = 0  # of the subscription it was sent for
     since_ns: int = 0  # of an add_markets: these markets are missing from here
     due_ns: int = 0
     tries: int = 1

@@ -76,11 +76,14 @@ class Recovery:
     def overdue(self, now_ns: int) -> bool:
         return bool(self.step) and now_ns >= self._due_ns
 
-    def escalate(self, now_ns: int, at_least: str = "") -> str:
-        """Take the next step, or go straight to `at_least`; its name."""
-        following = STEPS.index(self.step) + 1 if self.step else 0
-        self.step = STEPS[min(max(following, STEPS.index(at_least) if at_least else 0), len(STEPS) - 1)]
+    def escalate(self, now_ns: int) -> str:
+        """The next step; its name."""
+        return self.go(STEPS[min(STEPS.index(self.step) + 1, len(STEPS) - 1)], now_ns)
+
+    def go(self, step: str, now_ns: int) -> str:
+        """Take this step, whatever was tried before."""
+        self.step = step
         self._asked.clear()
         self._gaps = 0
         self._due_ns = now_ns + STEP_NS
-        return self.step
+        return step
