@@ -96,7 +96,8 @@ class Listings:
                 fields["event_ticker"],
                 event.get("series_ticker") or ticker.partition("-")[0],
                 market_id=self._seen[ticker].market_id,
-                listed_ms=parse_ms(fields["created_time"]) + shift_ms,
+                # from the start, as a venue lists tomorrow's markets: nobody would learn of them otherwise
+                listed_ms=min(parse_ms(fields["created_time"]), from_ms) + shift_ms,
                 open_ms=parse_ms(fields["open_time"]) + shift_ms,
                 close_ms=close_ms + shift_ms,
                 known=False,
@@ -116,7 +117,7 @@ class Listings:
                     ticker.rpartition("-")[0] or ticker,
                     ticker.partition("-")[0],
                     market_id=seen.market_id,
-                    listed_ms=seen.first_ms + shift_ms,
+                    listed_ms=from_ms + shift_ms,
                     open_ms=seen.first_ms + shift_ms,
                     close_ms=seen.last_ms + shift_ms + (0 if seen.ended else _NO_END_MS),
                     known=False,

@@ -33,7 +33,7 @@ MOVE_US = SECOND // 4  # underlyings move at most this often
 class Quoted:
     """One market in the generator: its own book and its own copy of the market's statistics."""
 
-    __slots__ = ("book", "close_us", "ended", "market", "prefix", "series", "strike")
+    __slots__ = ("book", "close_us", "ended", "market", "prefix", "priced_us", "series", "strike", "targets")
 
     def __init__(self, market: Market, series: Underlying, strike: int, close_us: int) -> None:
         self.market = market
@@ -43,6 +43,17 @@ class Quoted:
         self.book = TrueBook()
         self.prefix = f'{{"market_ticker":"{market.ticker}","market_id":"{market.market_id}","price_dollars":"'
         self.ended = False
+        self.priced_us = -1
+        self.targets = (0, 0)
+
+    def target(self, no: bool, now_us: int) -> int:
+        """Where the best bid of a side belongs, half a cent from fair; 0 for none. Worked out anew when the underlying has moved."""
+        if self.priced_us != self.series.moved_us:
+            self.priced_us = self.series.moved_us
+            fair = self.fair(now_us)
+            structure = self.series.kind.structure
+            self.targets = (tick_below(structure, int(fair * DOLLAR) - 5_000), tick_below(structure, int((1.0 - fair) * DOLLAR) - 5_000))
+        return self.targets[no]
 
     def fair(self, now_us: int) -> float:
         """Probability that the underlying ends at or above the strike."""
@@ -283,17 +294,12 @@ class SyntheticFeed:
 
     def _fill(self, quoted: Quoted, now_us: int) -> Iterator[Happening]:
         for no in (False, True):
-            price = self._target(quoted, no, now_us)
+            price = quoted.target(no, now_us)
             for _ in range(DEPTH):
                 if price <= 0:
                     break
                 yield self._change(quoted, no, price, self._size(), now_us)
                 price = tick_below(quoted.series.kind.structure, price - 1)
-
-    def _target(self, quoted: Quoted, no: bool, now_us: int) -> int:
-        """Where the best bid of a side belongs: at least half a cent from fair; 0 for none."""
-        fair = quoted.fair(now_us)
-        return tick_below(quoted.series.kind.structure, int((1.0 - fair if no else fair) * DOLLAR) - 5_000)
 
     def _quote(self, quoted: Quoted, now_us: int) -> Iterator[Happening]:
         """One thing that happens in a market: a fill, a cancellation or a new quote."""
@@ -301,24 +307,22 @@ class SyntheticFeed:
         book, structure = quoted.book, quoted.series.kind.structure
         no = random() < 0.5
         ladder, other = (book.no, book.yes) if no else (book.yes, book.no)
-        target = self._target(quoted, no, now_us)
+        target = quoted.target(no, now_us)
         best = max(ladder, default=0)
+        over = (best - target) // step_at(structure, best)  # ticks that the best bid is above its place
         chance = random()
-        if best and (chance < 0.06 or (best > target + 2 * step_at(structure, best) and chance < 0.5)):
+        if best and (chance < 0.06 or (over > 2 and chance < 0.5)):
             yield from self._fill_order(quoted, no, best, now_us)
             return
-        if best > target + step_at(structure, best):
+        if best and over > 1:
             yield self._change(quoted, no, best, -ladder[best], now_us)
             return
         if len(ladder) > MOST_LEVELS:
             price = min(ladder)
             yield self._change(quoted, no, price, -ladder[price], now_us)
             return
-        price = target
-        for _ in range(int(-math.log(1.0 - random()) * 4)):  # most orders rest near the best price
-            price = tick_below(structure, price - 1)
-        if price <= 0:
-            price = step_at(structure, 0)
+        depth = int(-math.log(1.0 - random()) * 4)  # most orders rest near the best price
+        price = tick_below(structure, target - depth * step_at(structure, target)) or step_at(structure, 0)
         opposite = max(other, default=0)
         resting = ladder.get(price, 0)
         if opposite and price + opposite >= DOLLAR:  # it would trade: the stale quote on the other side goes first
