@@ -167,6 +167,11 @@ class Guard:
     def start(self) -> None:
         """Start the server and return when it answers. Raises `JournalRefused` with its last words."""
         self._home.mkdir(mode=0o700, exist_ok=True)
+        while not self._launch():
+            self._port = 0
+
+    def _launch(self) -> bool:
+        """False when somebody else has the port."""
         self._port = self._port or _free_port()
         self._token = self._token or secrets.token_hex(24)
         log = self._home / "nats.log"
@@ -195,12 +200,13 @@ class Guard:
             if self._server.poll() is not None:
                 words = _last_words(log, at)
                 if "address already in use" in words:
-                    self._port = 0
+                    return False
                 raise JournalRefused(f"the embedded NATS server does not start in {self._data}: {words or 'see ' + str(log)}")
             if self._stop_asked(0.02):
                 raise JournalRefused("the embedded NATS server was asked to stop while it started")
         state = ServerState(self._port, self._token, Process(self._server.pid, _started(self._server.pid)), Process(guard, _started(guard)))
         _write_private(self._data / "server.json", msgspec.json.encode(state).decode())
+        return True
 
     def _answers(self) -> bool:
         # JetStream has recovered its streams before clients are let in.
@@ -265,7 +271,7 @@ def _last_words(log: Path, at: int) -> str:
     except OSError:
         return ""
     worst = [line for line in lines if "[FTL]" in line or "[ERR]" in line] or lines
-    return worst[-1].partition("] ")[2] if worst else ""
+    return worst[-1].split("] ", 2)[-1] if worst else ""  # [pid] date [FTL] words
 
 
 def _guard(data_dir: Path, report: int) -> None:
