@@ -10,7 +10,6 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,6 +21,7 @@ from journal.guard import binary
 from journal.link import LEAST_VERSION, Access, ApiError, Link, NoResponders
 from ssmd.moments import rfc3339
 from ssmd.settings import Settings, shown
+from ssmd.software import installed
 from ssmd.wiring import open_objects
 
 PACKAGES = ("ssmd", "replay", "projections", "exchanges", "journal")
@@ -69,18 +69,11 @@ def _installation() -> Iterator[Check]:
         yield Check("python", "ok", python)
     else:
         yield Check("python", "finding", f"{python}; ssmd is made for 3.11")
-    bad = [f"{name} {have or 'missing'} (need {least})" for name, least in LIBRARIES.items() if _older(have := _installed(name), least)]
+    bad = [f"{name} {have or 'missing'} (need {least})" for name, least in LIBRARIES.items() if _older(have := installed(name), least)]
     if bad:
         yield Check("libraries", "finding", f"{', '.join(bad)}: install from requirements.lock (make setup)")
     else:
-        yield Check("libraries", "ok", ", ".join(f"{name} {_installed(name)}" for name in LIBRARIES))
-
-
-def _installed(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
+        yield Check("libraries", "ok", ", ".join(f"{name} {installed(name)}" for name in LIBRARIES))
 
 
 def _older(have: str, least: str) -> bool:

@@ -18,6 +18,7 @@ from ssmd.render import Meter
 from ssmd.services.archiver import Archiver
 from ssmd.services.projector import Projector
 from ssmd.settings import Settings
+from ssmd.software import software
 from ssmd.wiring import day_rule, open_journal, open_objects, open_source
 
 
@@ -55,7 +56,7 @@ async def _finish(
     """Archive the import and fold its days; both go on where an interrupted import left them."""
     projector = Projector(journal, open_objects(settings), stream, clock)
     async with held(archiver_lock(settings.data_dir, settings.env), clock, waiting=None) as ours:
-        archiver = Archiver(journal, open_objects(settings), settings.env, clock)
+        archiver = Archiver(journal, open_objects(settings), settings.env, clock, software=software())
         if ours:
             await _archive(archiver, journal, stream, meter, "archive")
         else:

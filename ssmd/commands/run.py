@@ -1,0 +1,187 @@
+"""`ssmd run`: one service in this process, for deployments that start each by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ssmd.options import configured, examples
+from ssmd.settings import Settings
+
+_STATUS_S = 1.0
+
+
+@click.group()
+def run() -> None:
+    """Run one service: connector, archiver or projector. SIGTERM and Ctrl-C stop it in order."""
+
+
+def _tell(text: str) -> None:
+    click.echo(f"ssmd: {text}", err=True)
+
+
+@run.command(
+    epilog=examples(
+        "ssmd run connector --key-id UUID --key-file kalshi.pem --series KXBTC15M",
+        "ssmd run connector --key-id UUID --key-file kalshi.pem --ticker KXGOLD15M-26AUG101800-00",
+        "ssmd run connector --ws-url ws://127.0.0.1:8080/trade-api/ws/v2 --rest-url http://127.0.0.1:8080/trade-api/v2",
+    )
+)
+@click.option("--feed", default="kalshi", show_default=True, help="The venue.")
+@click.option("--shard", default="0", show_default=True, metavar="NAME", help="The shard whose stream is written.")
+@click.option("--ws-url", metavar="URL", help="WebSocket of the venue; by default its production.")
+@click.option("--rest-url", metavar="URL", help="REST of the venue; by default its production.")
+@click.option("--key-id", metavar="UUID", envvar="SSMD_KEY_ID", help="API key. [SSMD_KEY_ID]")
+@click.option("--key-file", type=click.Path(path_type=Path), metavar="PEM", envvar="SSMD_KEY_FILE", help="Its private key. [SSMD_KEY_FILE]")
+@click.option("--ticker", "tickers", multiple=True, help="Capture this market; may be repeated.")
+@click.option("--series", multiple=True, help="Capture the open markets of this series, and those that open later; may be repeated.")
+@click.option("--all", "everything", is_flag=True, help="Capture every open market; so it is without --ticker and --series.")
+@click.pass_context
+@configured
+def connector(ctx: click.Context, *, settings: Settings, output: str, **venue: Any) -> None:
+    """Capture a venue into the journal. With -o json, what was captured is told at the end."""
+    ctx.exit(asyncio.run(_connector(settings, output, **venue)))
+
+
+async def _connector(
+    settings: Settings, output: str, *, feed: str, shard: str, ws_url: str | None, rest_url: str | None,
+    key_id: str | None, key_file: Path | None, tickers: tuple[str, ...], series: tuple[str, ...], everything: bool,
+) -> int:  # fmt: skip
+    import os
+    import random
+    import socket
+    from urllib.parse import urlsplit
+
+    from exchanges.markets import Selection
+    from exchanges.session import Session, SessionConfig
+    from exchanges.venues import load
+    from exchanges.venues import venue as venue_of
+    from journal.clock import WallClock
+    from journal.subjects import Stream
+    from ssmd import render
+    from ssmd.services.connector import Connector
+    from ssmd.wiring import day_rule, open_journal
+
+    clock, rng = WallClock(), random.SystemRandom()
+    parts = venue_of(feed)
+    ws, rest = ws_url or parts.websocket_url, rest_url or parts.rest_url
+    signer = _signer(load(parts.signer), key_id, key_file, needed=ws == parts.websocket_url)
+    path = urlsplit(ws).path
+    adapter = load(parts.adapter)
+    async with open_journal(settings, clock) as journal:
+        connector = Connector(
+            journal, Stream(settings.env, shard=shard), clock, rng, feed=feed, days=day_rule(settings),
+            session=Session(SessionConfig(ws), clock, rng, headers=lambda now_ns: signer.headers("GET", path, now_ns) if signer else {}),
+            adapters=lambda symbols, since_ns: adapter(symbols, since_ns=since_ns),
+            markets=load(parts.rest)(rest, clock, rng),
+            selection=Selection(tickers, series, everything=everything or not (tickers or series)),
+            instance=f"{socket.gethostname()}:{os.getpid()}",
+        )  # fmt: skip
+        status = connector.status
+        code = await _serve(connector.run(), lambda: f"{status.state}{f': {status.message}' if status.message else ''}")
+        if output in {"json", "jsonl"}:
+            lag = {f"p{q}": status.lag.quantile_ns(q / 100) for q in (50, 99)}
+            counts = {name: getattr(status, name) for name in ("frames", "entries", "unparsed", "gaps", "connections", "symbols")}
+            render.one({**counts, "read_to_durable_ns": {**lag, "worst": status.lag.worst_ns}}, output)
+        return code
+
+
+def _signer(load_signer: Callable[[str, bytes], Any], key_id: str | None, key_file: Path | None, *, needed: bool) -> Any:
+    from journal.errors import CallerError
+
+    if not key_id and not key_file:
+        if needed:
+            raise CallerError("the venue needs a key: --key-id UUID --key-file PEM (or try `ssmd up`, whose venue is simulated)")
+        return None
+    if not (key_id and key_file):
+        raise CallerError("--key-id and --key-file belong together")
+    try:
+        return load_signer(key_id, key_file.read_bytes())
+    except OSError as error:
+        raise CallerError(f"--key-file {key_file}: {error.strerror}") from None
+
+
+@run.command(epilog=examples("ssmd run archiver", "ssmd run archiver --nats nats://TOKEN@nats:4222 --storage s3://market-data/ssmd"))
+@click.pass_context
+@configured
+def archiver(ctx: click.Context, *, settings: Settings, output: str) -> None:
+    """Archive every stream of the environment, as it grows."""
+    del output
+    ctx.exit(asyncio.run(_archiver(settings)))
+
+
+async def _archiver(settings: Settings) -> int:
+    from journal.clock import WallClock
+    from ssmd.locks import archiver_lock, held
+    from ssmd.services.archiver import Archiver
+    from ssmd.software import software
+    from ssmd.wiring import open_journal, open_objects
+
+    clock = WallClock()
+    wait = held(
+        archiver_lock(settings.data_dir, settings.env), clock, waiting=lambda: _tell("another archiver or an import is at work; waiting")
+    )
+    async with wait, open_journal(settings, clock) as journal:
+        archiver = Archiver(journal, open_objects(settings), settings.env, clock, software=software())
+        return await _serve(archiver.run(), lambda: "; ".join(s.error for s in archiver.status() if s.error) or "archiving", archiver.stop)
+
+
+@run.command(epilog=examples("ssmd run projector", "ssmd run projector --shard 0 --env local"))
+@click.option("--shard", default="0", show_default=True, metavar="NAME", help="The shard whose stream is folded.")
+@click.pass_context
+@configured
+def projector(ctx: click.Context, *, shard: str, settings: Settings, output: str) -> None:
+    """Fold a market stream, and journal digests and checkpoints."""
+    del output
+    ctx.exit(asyncio.run(_projector(settings, shard)))
+
+
+async def _projector(settings: Settings, shard: str) -> int:
+    from journal.clock import WallClock
+    from journal.subjects import Stream
+    from ssmd.services.projector import Projector
+    from ssmd.wiring import open_journal, open_objects
+
+    clock = WallClock()
+    async with open_journal(settings, clock) as journal:
+        projector = Projector(journal, open_objects(settings), Stream(settings.env, shard=shard), clock)
+        return await _serve(projector.run(), lambda: projector.error or f"folding {projector.stream.name}", projector.stop)
+
+
+async def _serve(running: Coroutine[Any, Any, object], status: Callable[[], str], stop: Callable[[], object] | None = None) -> int:
+    """Until it ends by itself or a signal stops it, telling what changes: 0, or 130 after an interrupt. Raises what ended it."""
+    from journal.clock import WallClock
+    from ssmd.services.supervisor import follow_parent
+
+    follow_parent()
+    service = asyncio.ensure_future(running)
+    code = 0
+
+    def stopped(signal_code: int) -> None:
+        nonlocal code
+        code = signal_code
+        if stop:
+            stop()
+        else:
+            service.cancel()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopped, 0)
+    loop.add_signal_handler(signal.SIGINT, stopped, 130)
+    told = ""
+    clock = WallClock()
+    while not service.done():
+        if (now := status()) != told:
+            _tell(now)
+            told = now
+        pause = asyncio.ensure_future(clock.sleep(_STATUS_S))
+        await asyncio.wait([service, pause], return_when=asyncio.FIRST_COMPLETED)
+        pause.cancel()
+    if not service.cancelled():
+        service.result()
+    return code
