@@ -48,7 +48,7 @@ class ConnectorStatus:
     epoch: str = ""
     symbols: int = 0
     frames: int = 0
-    entries: int = 0
+    entries: int = 0  # durable
     unparsed: int = 0
     gaps: int = 0
     connections: int = 0
@@ -122,6 +122,10 @@ class Connector:
         finally:
             status.state = "stopped"
             await self._ledger.close(status.message)
+            self._measure()
+
+    def _measure(self) -> None:
+        self.status.entries, self.status.pending_bytes = self._ledger.durable, self._ledger.pending_bytes
 
     def _waiting(self, why: str) -> None:
         self.status.message = why
@@ -249,11 +253,10 @@ class Connector:
                     subscription=item.subscription, price_exponent=item.price_exponent, size_exponent=item.size_exponent, raw=data,
                 )
             )  # fmt: skip
-            self.status.entries += 1
         status = self.status
         status.frames += len(frames)
         status.last_frame_ns = frames[-1][1]
-        status.pending_bytes = self._ledger.pending_bytes
+        self._measure()
 
     def _keep(self, output: Output, data: bytes, recv_ns: int, mono_ns: int) -> None:
         """Post an output's entries, in order, and take its commands. Raises what it asks for."""
@@ -269,7 +272,6 @@ class Connector:
             if len(entry.raw) > self._ledger.large_bytes:
                 entry = self._ledger.fitting(entry)
             self._ledger.post(entry)
-            self.status.entries += 1
             body = item.body
             if isinstance(body, Unparsed):
                 self.status.unparsed += 1
@@ -300,7 +302,8 @@ class Connector:
             await self._clock.sleep(TICK_S)
             await self._ledger.room()  # raises what stopped the journal, also when the venue is silent
             now_ns = self._clock.wall_ns()
-            self.status.pending_bytes, self.status.unread_bytes = self._ledger.pending_bytes, connection.waiting_bytes
+            self.status.unread_bytes = connection.waiting_bytes
+            self._measure()
             self._keep(adapter.tick(now_ns), b"", now_ns, self._clock.mono_ns())
             await self._send(connection)
 
@@ -311,4 +314,3 @@ class Connector:
     def _note(self, body: Body, recv_ns: int, symbol: str) -> None:
         """Post an entry of the connection's own history."""
         self._ledger.post(self._connection.entry(body, recv_ns=recv_ns, symbol=symbol))
-        self.status.entries += 1

@@ -71,6 +71,11 @@ class Ledger:
         return self._group.failed
 
     @property
+    def durable(self) -> int:
+        """Entries made durable, but for the first two of the run."""
+        return self._group.durable
+
+    @property
     def pending_bytes(self) -> int:
         return self._group.pending_bytes
 
