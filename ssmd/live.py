@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from typing import Any
 
@@ -72,7 +73,7 @@ class LiveView:
             self.note(f"gap: {body.reason}{f' on {body.channel}' if body.channel else ''}")
         elif isinstance(body, Control):
             if body.action in _TOLD:
-                self.note(f"{body.action}: {entry.symbol}")
+                self.note(f"{body.action} {entry.symbol or json.loads(body.detail or '{}').get('reason', '')}")
         elif entry.symbol:
             self.activity[entry.symbol] = self.activity.get(entry.symbol, 0) + 1
             if isinstance(body, Trade):

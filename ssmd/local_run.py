@@ -18,10 +18,12 @@ from journal.clock import Clock
 from journal.protocols import Journal
 from journal.subjects import Stream
 from ssmd.live import LiveView
+from ssmd.locks import archiver_lock, held
 from ssmd.services.archiver import Archiver
 from ssmd.services.projector import Projector
 from ssmd.services.supervisor import Supervisor
 from ssmd.settings import Settings
+from ssmd.software import software
 from ssmd.wiring import open_objects
 
 _FRAMES_PER_SECOND = 4
@@ -87,7 +89,9 @@ class LocalRun:
         await self.supervisor.stop("connector", "sim", "projector", "archiver")
         storage = open_objects(self._settings)
         await Projector(self._journal, storage, self.stream, self._clock).catch_up()
-        await Archiver(self._journal, storage, self._settings.env, self._clock).catch_up()
+        lock = archiver_lock(self._settings.data_dir, self._settings.env)
+        async with held(lock, self._clock, waiting=lambda: self._console.print("another archiver or an import is at work; waiting")):
+            await Archiver(self._journal, storage, self._settings.env, self._clock, software=software()).catch_up()
 
     @contextlib.contextmanager
     def _live(self):  # type: ignore[no-untyped-def]  # noqa: ANN202  (a generator of a function that shows)

@@ -42,22 +42,25 @@ def sim() -> None:
         "ssmd sim kalshi",
         "ssmd sim kalshi --seed 7 --markets 100 --rate 5000",
         "ssmd sim kalshi --recording recordings/ --speed 10",
+        "ssmd sim kalshi --recording monday/*.gz --speed 10",
         "ssmd sim kalshi --recording day.ndjson.gz --speed max --hold --log sent.jsonl",
         "ssmd sim kalshi --key-file public.pem --key-id 11111111-2222-3333-4444-555555555555",
     )
 )
 @click.option(
     "--recording", "recordings", multiple=True, metavar="PATH", type=click.Path(path_type=Path),
-    help="Play a recording: a file, or a folder of files. May be repeated. Without it, a synthetic market.",
+    help="Play a recording: a file, or a folder of files; more paths may follow. Without it, a synthetic market.",
 )  # fmt: skip
+@click.argument("more", nargs=-1, metavar="[PATH]...", type=click.Path(path_type=Path))
 @click.option("--seed", default=1, show_default=True, help="Of the synthetic market: the same seed trades the same.")
 @click.option("--markets", default=20, show_default=True, type=click.IntRange(1, 10_000), help="Synthetic markets open at a time.")
 @click.option(
     "--rate", default=200.0, show_default=True, type=click.FloatRange(0.001, 1_000_000), help="Synthetic frames in a second of venue time."
 )
+@click.option("--frames", type=click.IntRange(1), metavar="N", help="End the synthetic market after N frames.")
 @click.option("--speed", type=Speed(), default="1", show_default=True, metavar="N|max", help="How fast data and schedules run.")
 @click.option("--keep-times", is_flag=True, help="Leave the recorded times; by default the first frame is now.")
-@click.option("--hold", is_flag=True, help="Start with the first subscription; by default nobody is waited for.")
+@click.option("--hold", is_flag=True, help="Start when a client has subscribed; by default nobody is waited for.")
 @click.option("--port", default=0, type=click.IntRange(0, 65_535), help="Port on 127.0.0.1; by default a free one.")
 @click.option("--log", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write all that is sent as JSON lines.")
 @click.option("--key-file", type=click.Path(path_type=Path, dir_okay=False), metavar="PUBLIC.pem", help="Check signatures with this key.")
@@ -69,6 +72,8 @@ def sim() -> None:
 def kalshi(  # noqa: PLR0917 - click passes options by name
     ctx: click.Context,
     recordings: tuple[Path, ...],
+    more: tuple[Path, ...],
+    frames: int | None,
     seed: int,
     markets: int,
     rate: float,
@@ -102,8 +107,14 @@ def kalshi(  # noqa: PLR0917 - click passes options by name
         raise click.UsageError("--no-auth and --key-file exclude each other")
     if keep_times and not recordings:
         raise click.UsageError("--keep-times is about recordings; name one with --recording")
+    if more and not recordings:
+        raise click.UsageError(f"unexpected {str(more[0])!r}; recordings follow --recording")
     clock = WallClock()
-    feed: Feed = RecordingFeed(recordings, keep_times=keep_times) if recordings else SyntheticFeed(seed, markets=markets, rate=rate)
+    feed: Feed = (
+        RecordingFeed([*recordings, *more], keep_times=keep_times)
+        if recordings
+        else SyntheticFeed(seed, markets=markets, rate=rate, frames=frames)
+    )
     server = SimulatorServer(
         feed,
         clock,
