@@ -15,13 +15,12 @@ from journal import manifest as manifests
 from journal.block import Block
 from journal.clock import Clock
 from journal.codec import body_kind_name
-from journal.day import iso
 from journal.entry import Record
 from journal.errors import BadObject, CallerError, NotFound
-from journal.manifest import Manifest, ObjectRef, SegmentRef
+from journal.manifest import Manifest, ObjectRef, SegmentRef, date_name
 from journal.protocols import MAX_BATCH, Journal, Storage, StreamInfo
 from journal.segment import Segment, cut, read_raw
-from journal.subjects import Stream, matches
+from journal.subjects import Stream, matches, unescape
 
 # Manifests of one stream are read side by side: a year of days would take a minute one by one from S3.
 _READERS = 8
@@ -107,13 +106,16 @@ class ArchiveReader:
         return await asyncio.to_thread(streams_of, self._storage, env)
 
     async def last(self, stream: Stream, subject: str) -> Record | None:
+        symbol = unescape(subject.rpartition(".")[2])
         for located in reversed(await asyncio.to_thread(segments_of, self._storage, stream)):
-            first, last = located.ref.first, located.ref.last
-            found = None
-            async for records in self.read(stream, start=first, end=last, subjects=[subject]):
-                found = records[-1]
-            if found:
-                return found
+            for block in reversed(await self._begin(located.ref, 1, None, [symbol], raw=False)):
+                if symbol not in block.symbols:
+                    continue
+                for index in np.flatnonzero(block.rows["symbol"] == block.symbols.index(symbol))[::-1].tolist():
+                    record = Record(int(block.rows["sequence"][index]), block.entry(index))
+                    if _wanted(stream, record, [subject]):
+                        at = record.sequence
+                        return [r async for chunk in self.read(stream, start=at, end=at) for r in chunk][0]  # with its raw bytes
         return None
 
     async def seek(self, stream: Stream, effective_ns: int) -> int:
@@ -148,7 +150,7 @@ class ArchiveReader:
             return found[1]
         if days := await self.days(stream):
             near = sorted(days, key=lambda d: abs(d - day))[:5]
-            raise NotFound(f"archived day of {stream.name}", iso(day), [iso(d) for d in sorted(near)])
+            raise NotFound(f"archived day of {stream.name}", date_name(day), [date_name(d) for d in sorted(near)])
         raise NotFound("archived stream", stream.name, [s.name for s in await self.streams(stream.env)])
 
     async def _load(
@@ -235,7 +237,9 @@ def fetch(storage: Storage, ref: ObjectRef) -> bytes:
 
 def segments_of(storage: Storage, stream: Stream, day: int | None = None) -> list[Located]:
     """The stream's segments in order, over all days or of one."""
-    folders = [f"{root}/{date}" for root in _roots(storage, stream) for date in ([iso(day)] if day else storage.folders(root))]
+    folders = [
+        f"{root}/{date}" for root in _roots(storage, stream) for date in ([date_name(day)] if day is not None else storage.folders(root))
+    ]
     with ThreadPoolExecutor(_READERS) as pool:
         found = zip(folders, pool.map(lambda f: _manifest(storage, f), folders), strict=True)
         located = [Located(folder, ref) for folder, m in found if m for ref in m.of_stream(stream.name)]
@@ -245,7 +249,7 @@ def segments_of(storage: Storage, stream: Stream, day: int | None = None) -> lis
 def find_manifest(storage: Storage, stream: Stream, day: int) -> tuple[str, Manifest] | None:
     """Folder and manifest of the stream's part of `day`."""
     for root in _roots(storage, stream):
-        folder = f"{root}/{iso(day)}"
+        folder = f"{root}/{date_name(day)}"
         found = _manifest(storage, folder)
         if found and found.of_stream(stream.name):
             return folder, found

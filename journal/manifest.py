@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 
 from journal.codec import SCHEMA_PATH
-from journal.day import iso
 from journal.entry import canonical_json
 from journal.errors import BadObject
 from journal.segment import GapNote, Summary
@@ -184,7 +183,7 @@ def segment_ref(summary: Summary, stream: str, cut: str, norm: ObjectRef, raw: O
 def new(stream: Stream, feed: str, day: int, software: str) -> Manifest:
     """The empty manifest of `day`."""
     return Manifest(
-        env=stream.env, feed=feed if stream.is_market else "", date=iso(day), data_type=stream.domain or MARKET,
+        env=stream.env, feed=feed if stream.is_market else "", date=date_name(day), data_type=stream.domain or MARKET,
         schemas=schema_hashes(), software=software,
     )  # fmt: skip
 
@@ -206,7 +205,12 @@ def root(stream: Stream, feed: str = "") -> str:
 
 
 def folder(stream: Stream, feed: str, day: int) -> str:
-    return f"{root(stream, feed)}/{iso(day)}"
+    return f"{root(stream, feed)}/{date_name(day)}"
+
+
+def date_name(day: int) -> str:
+    """``20260810`` as ``2026-08-10``; never refuses, or one entry with a day that is none would stop the archive."""
+    return f"{day // 10_000:04}-{day // 100 % 100:02}-{day % 100:02}"
 
 
 def manifest_key(folder: str) -> str:

@@ -35,7 +35,11 @@ _RETRY_FIRST_S, _RETRY_MOST_S = 0.5, 30.0
 
 
 class StreamStatus(NamedTuple):
-    """For a live table. `position` is the last sequence taken, `archived` the last one in a manifest, `last` the stream's own."""
+    """For a live table. `position` is the last sequence taken, `archived` the last one in a manifest, `last` the stream's own.
+
+    `closed` is the last one in a segment that never changes: the journal may be purged up to it, and not beyond, because an open tail
+    is read again from the journal after a restart.
+    """
 
     stream: str
     position: int
@@ -43,6 +47,7 @@ class StreamStatus(NamedTuple):
     last: int
     object_bytes: int  # put since this archiver started
     error: str
+    closed: int
 
     @property
     def lag(self) -> int:
@@ -64,6 +69,8 @@ class _Lane:
     last: int = 0
     put_bytes: int = 0
     error: str = ""
+    closed: int = 0
+    before: tuple[str, SegmentRef] | None = None  # the folder and segment that this archiver closed last
 
 
 class Archiver:
@@ -103,6 +110,7 @@ class Archiver:
             async with lane.lock:
                 async for records in self._journal.read(stream, start=lane.next, end=until[stream] if until else None):
                     await self._take(lane, records)
+                lane.last = max(lane.last, lane.next - 1)
                 await self._flush(lane)
 
     async def run(self) -> None:
@@ -140,7 +148,7 @@ class Archiver:
 
     def status(self) -> list[StreamStatus]:
         """One row a stream, by name."""
-        rows = [StreamStatus(n.stream.name, n.next - 1, n.archived, n.last, n.put_bytes, n.error) for n in self._lanes.values()]
+        rows = [StreamStatus(n.stream.name, n.next - 1, n.archived, n.last, n.put_bytes, n.error, n.closed) for n in self._lanes.values()]
         return sorted(rows)
 
     async def _pause(self, seconds: float) -> None:
@@ -191,7 +199,7 @@ class Archiver:
         info = await self._journal.info(stream)
         first = info.first if info else 1
         if not known:
-            return _Lane(stream, first, archived=first - 1)
+            return _Lane(stream, first, archived=first - 1, closed=first - 1)
         where, last = known[-1]
         await asyncio.to_thread(self._sweep, where, last)
         start = last.last + 1 if last.cut else last.first
@@ -200,7 +208,7 @@ class Archiver:
                 f"{stream.name} is archived to {start - 1} but begins at {first} in the journal: {first - start} entries were purged "
                 "before they were archived; restore them from another copy, or move this archive away and start a new one"
             )
-        lane = _Lane(stream, start, archived=last.last)
+        lane = _Lane(stream, start, archived=last.last, closed=start - 1)
         if stream.domain == SYSTEM and known:
             await self._recall(stream, known)
         return lane
@@ -275,6 +283,8 @@ class Archiver:
             await asyncio.to_thread(self._swap_manifest, lane, where, ref, summary.gaps)
         await asyncio.to_thread(self._sweep, where, ref)
         lane.archived = summary.last
+        if cut:
+            lane.closed, lane.before = summary.last, (where, ref)
         lane.put_bytes += sum(o.bytes for o in ref.objects)
 
     async def _put(self, key: str, data: bytes) -> ObjectRef:
@@ -293,6 +303,11 @@ class Archiver:
             before = decode(self._storage.get(key), key)
         except NotFound:
             before = new(lane.stream, lane.feed, lane.day, self._software)
+        if lane.before and lane.before[0] == where and lane.before[1] not in before.segments:
+            raise StorageError(
+                f"{key} no longer names {lane.before[1].norm.key}: another archiver serves {self._env} and overwrote it; stop one, then "
+                "start the other again, which archives what is missing"
+            )
         for other in before.of_stream(ref.stream):
             if other.first > ref.first or (other.first == ref.first and other.last > ref.last):
                 raise StorageError(

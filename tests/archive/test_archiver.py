@@ -448,6 +448,27 @@ def test_a_second_archiver_is_refused() -> None:
     asyncio.run(main())
 
 
+def test_a_manifest_that_another_archiver_overwrote_is_noticed_and_healed_by_a_restart() -> None:
+    async def main() -> None:
+        storage, journal = MemoryStorage(), await journal_of(MARKET, [entry(n) for n in range(10)])
+        key = "local/kalshi/2026-08-10/manifest.json"
+        at = archiver(journal, storage)
+        await at.catch_up()
+        older = storage.get(key)
+        await journal.append(MARKET, [entry(n) for n in range(10, 40)])
+        await at.catch_up()
+        assert at.status()[0].closed == 32
+        storage.put(key, older)
+        await journal.append(MARKET, [entry(n) for n in range(40, 60)])
+        with pytest.raises(StorageError, match="another archiver"):
+            await at.catch_up()
+        await archiver(journal, storage).catch_up()
+        assert await everything(ArchiveReader(storage, "local"), MARKET) == await everything(journal, MARKET)
+        assert {key for key, _ in storage.list("")} == named(storage)
+
+    asyncio.run(main())
+
+
 class PurgedJournal(MemoryJournal):
     """Says that its streams begin at `first`."""
 
