@@ -31,7 +31,7 @@ def main(names: list[str]) -> int:
     sys.stdout.write(machine() + "\n")
     for name in names or NAMES:
         sys.stdout.write(f"\n== {name}\n")
-        importlib.import_module(f"tests.bench.{name}").run(lambda line: print(line, flush=True))  # noqa: T201
+        importlib.import_module(f"tests.bench.{name}").run(lambda line: print(line, flush=True))
     return 0
 
 
