@@ -26,6 +26,8 @@ _SILENCE_S = 3 * _HEARTBEAT_S
 _IDLE_DELETE_S = 300
 _POLL_FIRST_S, _POLL_MOST_S = 0.05, 1.0
 
+# A pull that ran out of time, or has its messages or bytes; heartbeats are 100, anything else ends the consumer.
+_PULL_ENDED = (b"404", b"408", b"409 Batch Completed", b"409 Message Size Exceeds MaxBytes")
 NO_MESSAGE, NO_STREAM = 10037, 10059
 _OVERLAP = frozenset({10136, 10138})
 
@@ -131,11 +133,11 @@ class _Pull:
 
     def _sink(self, subject: bytes, reply: bytes, payload: bytes, headers: bytes | None) -> None:
         if subject.startswith(self._inbox):
-            status = headers[9:12] if headers else b""
-            if status in (b"404", b"408") or (status == b"409" and headers and b"MaxBytes" in headers):
+            status = headers[9 : headers.index(b"\r\n")] if headers else b""
+            if status.startswith(_PULL_ENDED):
                 self._asked.pop(subject, None)
-            elif status != b"100":
-                self._lost = True
+            elif not status.startswith(b"100"):
+                self._lost = True  # consumer deleted, leader changed, server shut down
         else:
             self._buffer.append((reply, subject, payload, headers))
             first = next(iter(self._asked), None)

@@ -16,10 +16,11 @@ import pytest
 from journal.clock import WallClock
 from journal.codec import encode
 from journal.cursor import PULL_MESSAGES, _Pull
+from journal.entry import Control, Entry
 from journal.errors import Fenced, HoleInStream, JournalFull, JournalRefused, JournalUnavailable
 from journal.jetstream import JetStreamJournal
 from journal.protocols import Journal
-from tests.journal.contract import FEED, OTHER_EPOCH, JournalContract, entries, entry, lease, new_stream, opener, sequences, take
+from tests.journal.contract import EPOCH, FEED, OTHER_EPOCH, JournalContract, entries, entry, lease, new_stream, opener, sequences, take
 from tests.journal.servers import TOKEN, NatsServer, Proxy, nats_server
 
 WINDOW_S = 0.1  # the server's least
@@ -240,6 +241,32 @@ def test_a_reader_that_does_not_read_holds_a_bounded_part(shared_server: NatsSer
                     await asyncio.sleep(0.3)
                 found += len(chunk)
             assert found == 12_000
+
+    run(body())
+
+
+def test_an_undisturbed_read_stays_with_one_consumer(shared_server: NatsServer) -> None:
+    """By number of messages and by their bytes: a pull that is used up is no reason to start again."""
+
+    async def body() -> None:
+        async with handles(shared_server.url) as connect:
+            journal = await connect()
+            stream = new_stream()
+            await journal.ensure(stream, FEED)
+            for n in range(0, 4_000, 1_000):
+                await journal.append(stream, entries(n, n + 999))
+            big = [Entry(Control("x"), FEED, "s", EPOCH, n, 1, 0, 0, 20261122, raw=bytes(400_000)) for n in range(5_000, 5_040)]
+            await journal.append(stream, big)
+            subscribe, count = journal._link.subscribe, 0
+
+            async def counted(*args: Any) -> Any:
+                nonlocal count
+                count += 1
+                return await subscribe(*args)
+
+            journal._link.subscribe = counted  # type: ignore[method-assign]
+            assert await sequences(journal, stream) == list(range(1, 4_041))
+            assert count == 1
 
     run(body())
 
