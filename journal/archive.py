@@ -114,8 +114,8 @@ class ArchiveReader:
                 for index in np.flatnonzero(block.rows["symbol"] == block.symbols.index(symbol))[::-1].tolist():
                     record = Record(int(block.rows["sequence"][index]), block.entry(index))
                     if _wanted(stream, record, [subject]):
-                        at = record.sequence
-                        return [r async for chunk in self.read(stream, start=at, end=at) for r in chunk][0]  # with its raw bytes
+                        whole = [r async for chunk in self.read(stream, start=record.sequence, end=record.sequence) for r in chunk]
+                        return whole[0]  # with its raw bytes
         return None
 
     async def seek(self, stream: Stream, effective_ns: int) -> int:
