@@ -39,8 +39,8 @@ class SessionConfig:
     # Our own pings find a half-open connection; venues that ping us are answered by the library.
     ping_s: float = 20.0
     max_message_bytes: int = 64 << 20  # Kalshi's limit since 2026-09-24
-    # Read but not yet taken: one second of 20,000 frames of 330 bytes is 6.6 MB; beyond it the socket is not read.
-    max_queue_bytes: int = 8 << 20
+    # Read but not yet taken: 0.3 s of 20,000 frames of 330 bytes; beyond it the socket is not read.
+    max_queue_bytes: int = 2 << 20
     compression: bool = False  # inflating costs more than the loopback or a data centre's line
     backoff_first_s: float = 0.5
     backoff_most_s: float = 30.0

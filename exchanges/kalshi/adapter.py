@@ -62,7 +62,6 @@ class KalshiAdapter:
         since_ns: int = 0,
     ) -> None:
         self.decoder = Decoder()
-        self.gaps = 0
         self._decode = self.decoder.decode
         self._fresh = self.decoder.fresh
         self._tracker = Tracker(filtered=filtered)
@@ -158,12 +157,10 @@ class KalshiAdapter:
                 self._send(Command("delete_markets", channel.name, chunk), draft)
         return draft.output()
 
-    # -- frames that are not simply the next one ---------------------------------------------------------------------
-
     def _attend(self, item: Normalised, reply: Reply | None, recv_ns: int, finding: Finding | None = None) -> Output:
         draft = Draft(recv_ns)
         for name in self._fresh:
-            draft.own(Control("unknown", name.partition(".")[0], canonical_json({"name": name}).decode()))
+            draft.decide("unknown", name.partition(".")[0], name=name)
         self._fresh.clear()
         sid, seq = item.subscription, item.venue_seq
         channel = self._by_sid.get(sid) or self._meet(item, reply, draft)
@@ -181,7 +178,7 @@ class KalshiAdapter:
         if isinstance(item.body, Unparsed) and channel and channel.name == BOOKS:
             self._distrust(channel, item, draft)
         draft.items.append(item)
-        if channel:
+        if channel and not (reply and reply.kind == "error"):  # errors are not activity
             channel.last_ns = recv_ns
         if isinstance(item.body, Book):
             self._first.pop(item.symbol, None)
@@ -207,7 +204,6 @@ class KalshiAdapter:
         channel.sid = sid
         if channel.since_ns:
             draft.own(Gap("not subscribed", name, from_ns=channel.since_ns, to_ns=draft.now_ns), sid=sid)
-            self.gaps += 1
         return channel
 
     def _gap(self, channel: Channel | None, sid: int, gap: Gap, draft: Draft, symbol: str = "") -> None:
@@ -215,7 +211,6 @@ class KalshiAdapter:
         since = channel.last_ns if channel else 0
         body = Gap(gap.reason, name, gap.first_missing, gap.last_missing, since, draft.now_ns, detail=gap.detail)
         draft.own(body, symbol=symbol, sid=sid)
-        self.gaps += 1
         if self._live and name == BOOKS and not symbol and gap.reason.startswith("sequence"):
             self._recover(list(self._wanted), draft, gap.reason)
 
@@ -229,8 +224,6 @@ class KalshiAdapter:
         self._gap(channel, item.subscription, Gap("frame not understood", "", seq, seq), draft, symbol)
         if self._live:
             self._distrusted.update(dict.fromkeys(affected))
-
-    # -- replies -----------------------------------------------------------------------------------------------------
 
     def _answer(self, reply: Reply, item: Normalised, draft: Draft) -> None:
         command = self._pending.pop(reply.id, None)
@@ -274,8 +267,7 @@ class KalshiAdapter:
         elif command is None:
             return
         elif command.kind == "unsubscribe":  # most likely gone already
-            if channel:
-                self._close(channel, command.sid, draft)
+            self._close(self._channels[command.channel], command.sid, draft)
         elif code in RETRY:
             if command.tries >= MAX_TRIES:
                 draft.reconnect = f"{command.kind} {command.channel} refused {command.tries} times ({said})"
@@ -321,7 +313,7 @@ class KalshiAdapter:
     def _ended(self, channel: Channel, said: str, draft: Draft) -> None:
         """The venue killed the subscription: what is missed from here on is missing until the new one lives."""
         item = draft.items.pop()  # the error itself: the gap stands before it
-        self._gap(channel, channel.sid, Gap("subscription ended by the venue", detail=said), draft)
+        self._gap(channel, channel.sid, Gap("subscription ended by the venue", detail=canonical_json({"said": said}).decode()), draft)
         draft.items.append(item)
         channel.since_ns = draft.now_ns
         channel.deaths += 1
@@ -333,20 +325,17 @@ class KalshiAdapter:
         else:
             self._send(Command("unsubscribe", channel.name), draft)
 
-    # -- what we do about it -----------------------------------------------------------------------------------------
-
     def _recover(self, symbols: Sequence[str], draft: Draft, why: str) -> None:
         idle = not self._recovery.step
         self._recovery.begin(symbols, draft.now_ns)
         if idle and self._recovery.step:
-            detail = canonical_json({"step": self._recovery.step, "why": why, "books": len(self._recovery)})
-            draft.own(Control("resync", BOOKS, detail.decode()), sid=self._channels[BOOKS].sid)
+            sid = self._channels[BOOKS].sid
+            draft.decide("resync", BOOKS, sid=sid, step=self._recovery.step, why=why, books=len(self._recovery))
         self._ask(draft)
 
     def _step(self, step: str, draft: Draft) -> None:
         channel = self._channels[BOOKS]
-        detail = canonical_json({"step": step, "why": "the step before it failed", "books": len(self._recovery)})
-        draft.own(Control("resync", BOOKS, detail.decode()), sid=channel.sid)
+        draft.decide("resync", BOOKS, sid=channel.sid, step=step, books=len(self._recovery))
         if step == "readd":
             for chunk in commands.chunks(self._recovery.waiting):
                 self._send(Command("delete_markets", BOOKS, chunk), draft)
@@ -362,14 +351,14 @@ class KalshiAdapter:
 
     def _finish(self, recovered: bool, draft: Draft) -> None:
         if recovered and (channel := self._channels.get(BOOKS)):
-            draft.own(Control("resynced", BOOKS), sid=channel.sid)
+            draft.decide("resynced", BOOKS, sid=channel.sid)
 
     def _ask(self, draft: Draft) -> None:
         for symbol in self._recovery.ask():
             self._send(Command("get_snapshot", BOOKS, (symbol,)), draft)
 
     def _missing(self, channel: str, symbols: Sequence[str], why: str, draft: Draft) -> None:
-        draft.own(Control("missing", channel, canonical_json({"symbols": list(symbols), "why": why}).decode()))
+        draft.decide("missing", channel, symbols=list(symbols), why=why)
         if channel == BOOKS:
             for symbol in symbols:
                 self._first.pop(symbol, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from exchanges.adapter import Normalised, Output
-from journal.entry import Body, Book, Delta, Lifecycle, Ticker, Trade
+from journal.entry import Body, Book, Control, Delta, Lifecycle, Ticker, Trade, canonical_json
 
 BOOKS = "orderbook_delta"
 CHANNELS = (BOOKS, "trade", "ticker", "market_lifecycle_v2")
@@ -78,6 +78,10 @@ class Draft:
     def own(self, body: Body, *, symbol: str = "", sid: int = 0) -> None:
         """Our own decision, at this place in the order."""
         self.items.append(Normalised(body, symbol, subscription=sid, own=True))
+
+    def decide(self, action: str, channel: str = "", *, sid: int = 0, **detail: object) -> None:
+        """An own control entry."""
+        self.own(Control(action, channel, canonical_json(detail).decode() if detail else ""), sid=sid)
 
     def output(self) -> Output:
         return Output(self.items, self.send, self.error, self.reconnect)

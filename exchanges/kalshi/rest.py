@@ -202,19 +202,18 @@ class KalshiRest:
     async def markets(
         self, *, series: Iterable[str] = (), tickers: Sequence[str] = (), everything: bool = False
     ) -> AsyncIterator[list[Market]]:
-        """Pages of markets: those of `tickers` in any state, the open ones of each of `series`, or all open ones.
+        """Pages of markets: those of `tickers` in any state, the open and announced ones of each of `series`, or all of these.
 
         Raises `VenueRefused` or, after several tries, `VenueUnavailable`.
         """
         for at in range(0, len(tickers), TICKERS):
             async for page in self._pages(tickers=tickers[at : at + TICKERS]):
                 yield page
-        for name in series:
-            async for page in self._pages(series=name, status="open"):
-                yield page
-        if everything:
-            async for page in self._pages(status="open"):
-                yield page
+        for name in (*series, *([""] if everything else [])):
+            # One status a call. A market announced while nobody listened is known only from here.
+            for status in ("unopened", "open"):
+                async for page in self._pages(series=name, status=status):
+                    yield page
 
     async def _pages(self, *, series: str = "", tickers: Sequence[str] = (), status: str = "") -> AsyncIterator[list[Market]]:
         cursor = ""
