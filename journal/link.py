@@ -1,8 +1,8 @@
 """One connection to a NATS server: requests, pre-rendered writes, subscriptions as raw bytes.
 
-The only module that knows nats-py, and the only one that uses its private side (2.16 is pinned): `_process_msg` to receive without
-header parsing, queues and tasks (they cost more than the rest of a read), `_transport` and `_pending` to send a rendered batch in one
-write. Reconnecting is ours, not nats-py's: its client would keep half a batch and send it later.
+The only module that knows nats-py, and the only one that uses its private side (2.16 is pinned): `_ps` to receive without header
+parsing, queues and tasks (they cost more than the rest of a read), `_transport` and `_pending` to send a rendered batch in one write.
+Reconnecting is ours, not nats-py's: its client would keep half a batch and send it later.
 """
 # ruff: noqa: SLF001 the private side, see above
 
@@ -18,6 +18,8 @@ from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
+from nats.errors import ProtocolError
+from nats.protocol.parser import Parser
 
 from journal.clock import Clock
 from journal.errors import JournalRefused, JournalUnavailable
@@ -77,11 +79,45 @@ class _Client(Client):
     def __init__(self) -> None:
         super().__init__()
         self.sinks: dict[int, Sink] = {}
+        self._ps = _Parser(self)
 
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        sink = self.sinks.get(sid)
-        if sink is not None:
-            sink(subject, reply, data, headers)
+
+class _Parser(Parser):
+    """Messages go straight to their sinks (1 µs each; nats-py takes 5), any other line to nats-py."""
+
+    nc: _Client
+
+    async def parse(self, data: bytes = b"") -> None:
+        buf = bytes(self.buf) + data if self.buf else data
+        sinks = self.nc.sinks
+        at = 0
+        try:
+            while (eol := buf.find(b"\r\n", at)) >= 0:
+                words = buf[at:eol].split()
+                kind = words[0] if words else b""
+                if kind not in (b"HMSG", b"MSG"):
+                    self.buf = bytearray()
+                    await super().parse(buf[at : eol + 2])
+                    at = eol + 2
+                    continue
+                # MSG subject sid [reply] bytes, HMSG subject sid [reply] header-bytes bytes
+                start = cut = eol + 2
+                sink = sinks.get(int(words[2]))
+                end = start + int(words[-1])
+                if len(buf) < end + 2:
+                    break  # at most max_payload bytes wait for the rest
+                if sink is not None:
+                    headers = None
+                    plain = 4
+                    if kind == b"HMSG":
+                        cut = start + int(words[-2])
+                        headers = buf[start:cut]
+                        plain = 5
+                    sink(words[1], words[3] if len(words) > plain else b"", buf[cut:end], headers)
+                at = end + 2
+        except (ValueError, IndexError) as error:
+            raise ProtocolError from error
+        self.buf = bytearray(buf[at:])
 
 
 class Subscription:

@@ -19,6 +19,7 @@ from journal.cursor import PULL_MESSAGES, _Pull
 from journal.entry import Control, Entry
 from journal.errors import Fenced, HoleInStream, JournalFull, JournalRefused, JournalUnavailable
 from journal.jetstream import JetStreamJournal
+from journal.link import Sink
 from journal.protocols import Journal
 from tests.journal.contract import EPOCH, FEED, OTHER_EPOCH, JournalContract, entries, entry, lease, new_stream, opener, sequences, take
 from tests.journal.servers import TOKEN, NatsServer, Proxy, nats_server
@@ -264,7 +265,7 @@ def test_an_undisturbed_read_stays_with_one_consumer(shared_server: NatsServer) 
                 count += 1
                 return await subscribe(*args)
 
-            journal._link.subscribe = counted  # type: ignore[method-assign]
+            journal._link.subscribe = counted
             assert await sequences(journal, stream) == list(range(1, 4_041))
             assert count == 1
 
@@ -278,16 +279,18 @@ def test_a_message_lost_on_the_way_is_read_again(shared_server: NatsServer) -> N
             stream = new_stream()
             await journal.ensure(stream, FEED)
             await journal.append(stream, entries(1, 900))
-            client = await journal._link.client()
-            deliver, dropped = client._process_msg, list[bytes]()
+            subscribe, dropped = journal._link.subscribe, list[bytes]()
 
-            async def lossy(sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-                if b".500." in reply and not dropped:
-                    dropped.append(reply)
-                else:
-                    await deliver(sid, subject, reply, data, headers)
+            async def lossy(sink: Sink, lost: Callable[[], None]) -> Any:
+                def some(subject: bytes, reply: bytes, payload: bytes, headers: bytes | None) -> None:
+                    if b".500." in reply and not dropped:
+                        dropped.append(reply)
+                    else:
+                        sink(subject, reply, payload, headers)
 
-            client._process_msg = lossy
+                return await subscribe(some, lost)
+
+            journal._link.subscribe = lossy
             assert await sequences(journal, stream) == list(range(1, 901))
             assert dropped
 
