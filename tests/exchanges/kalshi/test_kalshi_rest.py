@@ -140,9 +140,10 @@ def test_paths() -> None:
 
 
 def test_pages_are_followed_to_the_end() -> None:
-    venue = Venue(page("A", "B", cursor="2"), page(cursor="3"), page("C", cursor=None))
-    assert venue.markets(series=["KXA"]) == ["A", "B", "C"]
-    assert [url.rpartition("cursor=")[2] for url in venue.asked[1:]] == ["2", "3"]
+    venue = Venue(page("U"), page("A", "B", cursor="2"), page(cursor="3"), page("C", cursor=None))
+    assert venue.markets(series=["KXA"]) == ["U", "A", "B", "C"]
+    assert [url.rpartition("status=")[2].split("&")[0] for url in venue.asked] == ["unopened", "open", "open", "open"]
+    assert [url.rpartition("cursor=")[2] for url in venue.asked[2:]] == ["2", "3"]
 
 
 def test_a_page_that_repeats_is_refused() -> None:
@@ -159,8 +160,8 @@ def test_tickers_are_asked_for_in_parts() -> None:
 
 def test_a_busy_venue_is_asked_again_later() -> None:
     busy = (429, b'{"error":"too many requests"}')
-    venue = Venue(busy, (503, b""), TimeoutError("timed out"), page("A"))
-    assert venue.markets(series=["S"]) == ["A"]
+    venue = Venue(busy, (503, b""), TimeoutError("timed out"), page("A"), page("B"))
+    assert venue.markets(series=["S"]) == ["A", "B"]
     assert len(venue.slept) == 3
     assert 0.25 <= venue.slept[0] <= 0.5
     assert 1 <= venue.slept[2] <= 2
