@@ -18,6 +18,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
+from websockets.protocol import State
 
 from exchanges.kalshi.signing import KEY_HEADER
 from exchanges.simulator.authority import Authority
@@ -34,6 +35,8 @@ from journal.clock import Clock
 WS_PATH = "/trade-api/ws/v2"
 PING = b"\x89\x09heartbeat"  # a whole WebSocket Ping frame
 PING_S = 10.0  # of real time at any speed
+GOODBYE_S = 2.0  # for clients at the server's end; then their sockets are cut
+SETTLE_S = 0.2  # clients subscribe channel by channel
 WAKE_S = 0.002  # a wake-up costs 0.1 ms: 5 % of a core at this rate
 BURST = 256  # frames between two looks at the sockets: about 90 kB, 2 ms
 # what a connection may have unsent: 5 s of 20,000 frames of 330 bytes; a client that reads slower gets error 25
@@ -47,8 +50,9 @@ MAX_COMMAND_BYTES = 16 * 1024 * 1024  # a subscribe for 500,000 tickers
 class SimulatorServer:
     """Use as ``async with``; the feed starts at once, whether or not anyone listens, unless `hold` is set.
 
-    With `hold` it starts at `release()` or with the first served `subscribe`. `speed` None is as fast as clients read. `authority` checks
-    the upgrade and any REST request with a key header; None asks for no key. `limit`: most markets of one subscription, 0 for no limit.
+    With `hold` it starts at `release()`, or when a client has subscribed and said nothing more for `SETTLE_S`. `speed` None is as fast as
+    clients read. `authority` checks the upgrade and any REST request with a key header; None asks for no key. `buffer_bytes` may wait for a
+    connection's client; then its subscriptions end with error 25. `limit`: most markets of one subscription, 0 for no limit.
     """
 
     def __init__(
@@ -115,7 +119,13 @@ class SimulatorServer:
                 if socket.transport.get_write_buffer_size():
                     socket.transport.abort()  # it does not read: it would not say goodbye either
             self._server.close()
-            await self._server.wait_closed()
+            try:
+                async with asyncio.timeout(GOODBYE_S):
+                    await self._server.wait_closed()
+            except TimeoutError:
+                for connection in self._server.all_connections:
+                    connection.transport.abort()
+                await self._server.wait_closed()
         self.oracle.close()
 
     @property
@@ -131,7 +141,8 @@ class SimulatorServer:
         return f"http://127.0.0.1:{self._port}{PREFIX}"
 
     def release(self) -> None:
-        """Start a feed that was held."""
+        """Start a feed that was held, at once."""
+        self._hold = False
         self._released.set()
 
     async def finished(self) -> None:
@@ -144,6 +155,7 @@ class SimulatorServer:
 
     async def _play(self) -> None:
         await self._released.wait()
+        await self._settled()
         venue, clock = self.venue, self._clock
         first_ms: int | None = None
         start_ns = clock.mono_ns()
@@ -181,6 +193,13 @@ class SimulatorServer:
             await clock.sleep(0.005)
             waited += 0.005
 
+    async def _settled(self) -> None:
+        """A held feed that a subscription released: wait for the client's other subscriptions too."""
+        served = 0
+        while self._hold and served != self._commands.subscribed:
+            served = self._commands.subscribed
+            await self._clock.sleep(SETTLE_S)
+
     async def _breathe(self) -> None:
         """Let the sockets work; at full speed until every client has read enough or has had its time."""
         await self._clock.sleep(0)
@@ -202,7 +221,7 @@ class SimulatorServer:
             socket = self._sockets.get(conn)
             if socket is None:
                 continue
-            if conn.out and not socket.transport.is_closing():
+            if conn.out and socket.state is State.OPEN:  # a closing one may have sent its end already
                 socket.transport.write(_framed(conn.out))
             conn.out.clear()
             if conn.cut:
@@ -221,7 +240,7 @@ class SimulatorServer:
             await self._clock.sleep(PING_S)
             for socket in self._sockets.values():
                 # a client that reads nothing needs no more pings
-                if not socket.transport.is_closing() and socket.transport.get_write_buffer_size() <= self._buffer_bytes:
+                if socket.state is State.OPEN and socket.transport.get_write_buffer_size() <= self._buffer_bytes:
                     socket.transport.write(PING)
 
     # --- talking
@@ -236,7 +255,7 @@ class SimulatorServer:
                     self._commands.serve(conn, message)
                     self._flush()
                     if self._commands.subscribed:
-                        self.release()
+                        self._released.set()
         finally:
             self._sockets.pop(conn, None)
             self.venue.disconnect(conn)

@@ -63,7 +63,7 @@ async def subscribe(ws: ClientConnection, sim: SimulatorServer, *channels: str) 
     await ws.send(json.dumps({"id": 1, "cmd": "subscribe", "params": {"channels": channels, "market_tickers": tickers}}))
 
 
-async def drain(ws: ClientConnection, idle_s: float = 0.3) -> list[dict[str, Any]]:
+async def drain(ws: ClientConnection, idle_s: float = 0.5) -> list[dict[str, Any]]:
     """Everything until it has been silent for `idle_s`, or closed."""
     frames: list[dict[str, Any]] = []
     try:
@@ -118,6 +118,21 @@ def test_a_client_that_comes_late_gets_a_snapshot_of_the_true_book() -> None:
         assert {t: len(side["yes"]) + len(side["no"]) for t, side in books.ladders.items()} == {
             t: len(yes) + len(no) for t, (yes, no) in truth.items()
         }
+
+    play(scene)
+
+
+def test_a_held_feed_waits_for_all_subscriptions_of_a_client() -> None:
+    async def scene(sim: SimulatorServer) -> None:
+        async with connect(sim.ws_url, max_queue=None) as ws:
+            await asyncio.sleep(0.1)
+            assert not sim.venue.happened
+            for channel in ("orderbook_delta", "trade", "ticker"):
+                await subscribe(ws, sim, channel)
+                await asyncio.sleep(0.05)
+            frames = await drain(ws, 0.6)
+        first = next(index for index, frame in enumerate(frames) if frame["type"] in {"orderbook_delta", "trade", "ticker"})
+        assert [frame["type"] for frame in frames[:first]].count("subscribed") == 3
 
     play(scene)
 
@@ -310,11 +325,13 @@ def test_rest_refuses_in_the_venues_shape(path: str, status: int) -> None:
     play(scene)
 
 
+# a client with `max_queue=1` stops reading its socket when nobody takes the first message
+
+
 def test_a_client_that_does_not_read_is_cut_off_with_error_25_and_memory_stays_bounded() -> None:
     async def scene(sim: SimulatorServer) -> None:
         async with connect(sim.ws_url, max_queue=1) as slow, connect(sim.ws_url) as quick:
             await subscribe(slow, sim, "orderbook_delta", "trade")
-            slow.transport.pause_reading()
             await subscribe(quick, sim, "orderbook_delta")
             reader = asyncio.create_task(drain(quick, 1.0))
             most = 0
@@ -323,7 +340,6 @@ def test_a_client_that_does_not_read_is_cut_off_with_error_25_and_memory_stays_b
                 await asyncio.sleep(0.005)
             assert sim.overflows == 1
             assert 500_000 < most < 1_000_000 + 256 * 400  # the bound and one burst
-            slow.transport.resume_reading()
             ends = [frame for frame in await drain(slow) if frame["type"] == "error"]
             assert [(frame["sid"], frame["msg"]["code"]) for frame in ends] == [(1, 25), (2, 25)]
             seqs = [frame["seq"] for frame in await reader if "seq" in frame]
@@ -337,18 +353,58 @@ def test_at_full_speed_the_feed_waits_for_a_slow_client() -> None:
     async def scene(sim: SimulatorServer) -> None:
         async with connect(sim.ws_url, max_queue=1) as slow:
             await subscribe(slow, sim, "orderbook_delta", "trade", "ticker", "market_lifecycle_v2")
-            slow.transport.pause_reading()
-            await asyncio.sleep(0.5)
-            before = sim.venue.frames
-            await asyncio.sleep(0.2)
-            assert sim.venue.frames == before < 20_000
-            slow.transport.resume_reading()
+            before = -1
+            while sim.venue.frames != before:
+                before = sim.venue.frames
+                await asyncio.sleep(0.4)
+            assert 0 < before < 20_000
             frames = await drain(slow, 1.0)
             assert len(frames) == sim.venue.frames > 20_000
             assert sim.status()["finished"] is True
             assert sim.overflows == 0
 
     play(scene, SyntheticFeed(1, rate=2_000, frames=30_000))
+
+
+def test_clients_that_leave_at_any_moment_do_not_stop_the_feed() -> None:
+    async def scene(sim: SimulatorServer) -> None:
+        async def visit(number: int) -> None:
+            async with connect(sim.ws_url, close_timeout=0.2) as ws:
+                await subscribe(ws, sim, "orderbook_delta", "trade")
+                for _ in range(30 + number):
+                    await ws.recv()
+                if number % 3 == 0:
+                    ws.transport.abort()
+
+        for _ in range(4):
+            await asyncio.gather(*(visit(number) for number in range(10)))
+        assert sim.status()["finished"] is False
+        assert sim.status()["playing"] is True
+
+    play(scene, SyntheticFeed(1, rate=20_000), speed=1.0, hold=False)
+
+
+def test_a_client_that_says_goodbye_and_stays_stops_neither_the_feed_nor_the_servers_end() -> None:
+    key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13"
+    hello = f"GET {WS_PATH} HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{key}\r\n\r\n"
+
+    def masked(opcode: int, payload: bytes) -> bytes:
+        return bytes((0x80 | opcode, 0x80 | len(payload))) + b"\0\0\0\0" + payload
+
+    async def main() -> None:
+        async with SimulatorServer(SyntheticFeed(1, rate=5_000), WallClock()) as sim:
+            reader, writer = await asyncio.open_connection("127.0.0.1", sim.port)
+            writer.write(hello.encode())
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(masked(1, b'{"id":1,"cmd":"subscribe","params":{"channels":["trade","ticker"]}}'))
+            await reader.readuntil(b'"type":"ticker"')
+            writer.write(masked(8, (1000).to_bytes(2, "big")))
+            await asyncio.sleep(0.3)  # the server has closed its half; the socket is still there
+            playing = sim.status()["playing"]
+        writer.close()
+        assert playing is True
+
+    asyncio.run(main())
 
 
 def test_a_fault_cuts_the_connection_and_the_next_one_starts_anew() -> None:
