@@ -44,6 +44,7 @@ STREAM_FULL = frozenset({10023, 10047, 10077})
 _WRONG_LAST = frozenset({10070, 10071})
 _DUPLICATE = 10201
 _TOO_LARGE = 10054
+_INCOMPLETE = 10176
 _SERVER_FAULT = 500
 
 _log = logging.getLogger("journal")
@@ -313,6 +314,10 @@ class Appender:
                     await self._link.reply(begun)
                 except ApiError as first_error:
                     cause = first_error
+            if cause.code == _INCOMPLETE:
+                # A message of the batch could not be kept (a full disk), or the batch was given up; a dying disk may have stored a part.
+                self._index.unsure = True
+                raise _LookAgain(lost=ReplyLost(f"{self._stream.name} on {self._link.where}: {cause}; is its disk full?")) from error
             raise self._refusal(cause) from error
         except NoResponders as error:
             await self._bounds()

@@ -143,8 +143,12 @@ async def _start_guard(data_dir: Path) -> None:
 
 async def _watch(server: EmbeddedServer, clock: Clock) -> None:
     """A killed guard takes its server with it: be the one who starts another, or find the one that somebody else started."""
+    full = False
     while True:
         await clock.sleep(_WATCH_S)
+        if (low := guard.free_bytes(server.data_dir) < guard.LOW_BYTES) and not full:
+            _log.error("the disk of %s is full: nothing can be stored until %d MB are free", server.data_dir, guard.ROOM_BYTES >> 20)
+        full = low
         if server.state.guard.alive:
             state = guard.read_state(server.data_dir)
             if state and state.alive:

@@ -38,6 +38,8 @@ GRACE_S = 2.0
 _TICK_S = 0.2
 _STOP_S = 10.0
 _RESTART_MOST_S = 2.0
+# A write that meets a full disk leaves a stream of nats-server 2.15 deaf until the server is started again: done when there is room.
+LOW_BYTES, ROOM_BYTES = 8 << 20, 32 << 20
 # Below the range from which kernels hand out ports to outgoing connections, so that a restart finds its port free.
 _PORTS = range(20_000, 32_000)
 _PR_SET_PDEATHSIG = 1
@@ -99,6 +101,15 @@ def binary() -> str:
     return found
 
 
+def free_bytes(data_dir: Path) -> int:
+    """Room on the directory's disk, for us."""
+    try:
+        stat = os.statvfs(data_dir)
+    except OSError:
+        return 0
+    return stat.f_bavail * stat.f_frsize
+
+
 def _write_private(path: Path, text: str) -> None:
     """Whole or not at all, and for our eyes only."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -139,6 +150,7 @@ class Guard:
         self._port = 0
         self._token = ""
         self._stopping = False
+        self._starved = False
 
     def acquire(self) -> bool:
         """Become the directory's guard; False when there is one."""
@@ -232,6 +244,7 @@ class Guard:
                 unused_since = now
             elif now - unused_since >= GRACE_S * 1e9 and self._unused(keep=True):
                 return
+            self._end_if_deafened()
             if self._server is None or self._server.poll() is not None:
                 if delay and self._stop_asked(delay):
                     return
@@ -240,6 +253,15 @@ class Guard:
                     delay = 0.0
                 except (JournalRefused, OSError):  # its log says why; the disk may have room again later
                     delay = min(max(delay * 2, _TICK_S), _RESTART_MOST_S)
+
+    def _end_if_deafened(self) -> None:
+        free = free_bytes(self._data)
+        if free < LOW_BYTES:
+            self._starved = True
+        elif self._starved and free >= ROOM_BYTES and self._server is not None:
+            self._starved = False
+            self._server.kill()
+            self._server.wait()
 
     def _unused(self, *, keep: bool = False) -> bool:
         try:

@@ -19,10 +19,10 @@ import pytest
 
 from journal.clock import WallClock
 from journal.embedded import embedded_server, has_data, server_status
-from journal.errors import JournalRefused, JournalUnavailable, NotFound
+from journal.errors import JournalFull, JournalRefused, JournalUnavailable, NotFound
 from journal.guard import Process, ServerState, _started, read_state
 from journal.jetstream import JetStreamJournal
-from tests.journal.contract import FEED, entries, new_stream, sequences
+from tests.journal.contract import FEED, entries, new_stream, read_all, sequences
 
 ROOT = str(Path(__file__).parents[2])
 USER = """
@@ -148,7 +148,6 @@ def test_it_starts_serves_and_goes_with_its_last_user(tmp_path: Path) -> None:
             journal = await JetStreamJournal.connect(server.url, WallClock(), token=server.token)
             assert await sequences(journal, stream) == list(range(1, 11))
             await journal.close()
-        await nothing_left(tmp_path)
 
     asyncio.run(body())
 
@@ -197,7 +196,6 @@ def test_a_killed_server_comes_back_where_it_was(tmp_path: Path) -> None:
             assert (after.port, after.token, after.guard) == (before.port, before.token, before.guard)
             assert await sequences(journal, stream) == list(range(1, 41))
             await until(lambda: server.state == after)
-        await nothing_left(tmp_path)
 
     asyncio.run(body())
 
@@ -259,7 +257,6 @@ def test_a_server_that_outlived_its_guard_is_ended_before_another_starts(tmp_pat
         async with used(tmp_path) as (server, _):
             assert orphan.wait(5) == -signal.SIGKILL
             assert (server.state.port, server.token) == (state.port, "t")
-        await nothing_left(tmp_path)
 
     asyncio.run(body())
 
@@ -271,9 +268,42 @@ def test_a_port_that_was_taken_meanwhile_is_given_up(tmp_path: Path) -> None:
             leave_state(tmp_path, ServerState(port, "t", NOBODY, NOBODY))
             async with used(tmp_path) as (server, _):
                 assert server.state.port != port
-        await nothing_left(tmp_path)
 
     asyncio.run(body())
+
+
+def mount(*words: str) -> None:
+    subprocess.run(["mount", *words], check=True)
+
+
+@pytest.mark.chaos
+def test_a_full_disk_stops_writing_until_there_is_room(tmp_path: Path) -> None:
+    """On a disk of its own (root only): what was acknowledged is there, what was not is stored once there is room."""
+    mount("-t", "tmpfs", "-o", "size=12m", "tmpfs", str(tmp_path))
+
+    async def body() -> None:
+        stream = new_stream()
+        data_dir = tmp_path / "data"
+        async with embedded_server(data_dir, WallClock()) as server:
+            journal = await JetStreamJournal.connect(server.url, WallClock(), token=server.token, timeout_s=1)
+            await journal.ensure(stream, FEED)
+            stored = 0
+            with contextlib.suppress(JournalUnavailable, JournalFull):
+                for n in range(0, 60_000, 500):
+                    await journal.append(stream, entries(n, n + 499))
+                    stored = n + 500
+            assert 0 < stored < 60_000
+            mount("-o", "remount,size=100m", str(tmp_path))
+            batch = entries(stored, stored + 499)
+            assert await eventually(partial(journal.append, stream, batch)) == list(range(stored + 1, stored + 501))
+            assert [r.entry.frame for r in await read_all(journal, stream)] == list(range(stored + 500))
+            await journal.close()
+        await nothing_left(data_dir)
+
+    try:
+        asyncio.run(body())
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
 def test_readers_do_not_start_a_server_for_nothing(tmp_path: Path) -> None:
