@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
+from typing import TypeVar
 
 import msgspec
 
@@ -31,8 +32,8 @@ from journal.errors import JournalUnavailable
 from journal.protocols import MAX_BATCH, Fence, Journal
 from journal.subjects import Stream
 from ssmd.recordings import Line, Recording, merged
+from ssmd.settings import IMPORT
 
-SHARD = "import"
 _OWN_PART = 1 << 15  # the first part number of our own entries; no frame has so many markets
 # A recorder that cuts its file at midnight goes on with the next message; a reconnect starts the venue's sequence anew.
 _CONTINUES_NS = 60_000_000_000
@@ -41,6 +42,7 @@ _RUN = 250
 # Of frames in one append: two appends and their renderings stay under 100 MB even for a file of the longest lines.
 _BATCH_BYTES = 8 << 20
 _RETRIES, _RETRY_FIRST_S = 8, 0.1  # doubled each time: 25 s in all, several leader elections of 5 to 7 s
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -101,6 +103,7 @@ class Importer:
         days: DayRule,
         adapters: Callable[[], Adapter],
         advance: Callable[[int], None] = lambda _: None,
+        max_batch: int = MAX_BATCH,
     ) -> None:
         self._journal = journal
         self._clock = clock
@@ -109,7 +112,8 @@ class Importer:
         self._days = days
         self._adapters = adapters
         self._advance = advance
-        self.stream = Stream(env, shard=SHARD)
+        self._max_batch = max_batch
+        self.stream = Stream(env, shard=IMPORT)
         self.report = Report()
         self._batch: list[Entry] = []
         self._batch_bytes = 0
@@ -278,17 +282,17 @@ class Importer:
         if not self._fence:
             self._fence = await self._lease(line)
         self._batch_bytes += len(line.data)
-        if len(self._batch) + len(group) > MAX_BATCH or self._batch_bytes > _BATCH_BYTES:
+        if len(self._batch) + len(group) > self._max_batch or self._batch_bytes > _BATCH_BYTES:
             await self._commit()
             self._batch_bytes = len(line.data)
         self._batch.extend(group)
 
     async def _lease(self, line: Line) -> Fence:
-        body = Control("lease", detail=canonical_json({"writer": SHARD}).decode())
+        body = Control("lease", detail=canonical_json({"writer": IMPORT}).decode())
         day = self._days.day_of(line.order_ns)
         epoch = self._rng.randbytes(16)
-        entry = Entry(body, self._feed, f"writer-{SHARD}", epoch, 0, line.order_ns, 0, line.order_ns, day)
-        fence = await self._journal.lease(self.stream, entry)
+        entry = Entry(body, self._feed, f"writer-{IMPORT}", epoch, 0, line.order_ns, 0, line.order_ns, day)
+        fence = await self._patiently(lambda: self._journal.lease(self.stream, entry))
         self.report.entries += 1
         return fence
 
@@ -307,12 +311,15 @@ class Importer:
             self._appending = None
 
     async def _append(self, entries: list[Entry]) -> None:
-        for attempt in range(_RETRIES + 1):
-            try:
-                await self._journal.append(self.stream, entries, self._fence)
-                break
-            except JournalUnavailable:
-                if attempt == _RETRIES:
-                    raise
-                await self._clock.sleep(_RETRY_FIRST_S * 2**attempt)
+        await self._patiently(lambda: self._journal.append(self.stream, entries, self._fence))
         self.report.entries += len(entries)
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
+        delay = _RETRY_FIRST_S
+        for _ in range(_RETRIES):
+            try:
+                return await attempt()
+            except JournalUnavailable:
+                await self._clock.sleep(delay)
+                delay *= 2
+        return await attempt()

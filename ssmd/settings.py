@@ -12,6 +12,7 @@ from journal.subjects import check_name
 
 DATA_DIR = ".ssmd/data"
 ENV = "local"
+IMPORT = "import"  # the shard of imported recordings
 
 
 @dataclass(frozen=True, slots=True)

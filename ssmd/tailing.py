@@ -10,6 +10,7 @@ from journal.entry import Record
 from journal.errors import BadSubject, NotFound
 from journal.protocols import JournalReader
 from journal.subjects import RESERVED, Stream, check_name
+from ssmd.settings import IMPORT
 
 _WINDOW = 1_024  # sequences looked at first when the last entries of a subject are sought, then four times as many, and so on
 _QUEUED = 16  # runs of records waiting to be printed; the readers wait beyond it
@@ -42,12 +43,13 @@ async def streams(journal: JournalReader, env: str, subject: str, *, follow: boo
     tokens = subject.split(".")
     if not all(tokens) or any(c.isspace() for c in subject) or ">" in tokens[:-1]:
         raise BadSubject(f"{subject!r} is no subject: tokens joined by dots, '*' for one token, a last '>' for all below")
-    env = tokens[1] if tokens[0] == "internal" and len(tokens) > 1 else tokens[0]
+    named = tokens[1] if tokens[0] == "internal" and len(tokens) > 1 else tokens[0]
+    env = env if named in {"*", ">"} else named
     known = await journal.streams(check_name("env", env))
     found = [s for s in known if _may_hold(s, tokens)]
     if not found and not follow:
         raise NotFound("stream for subject", subject, [s.subjects("feed")[0] for s in known])
-    return found or [_named(tokens)]
+    return found or [_named(env, tokens)]
 
 
 def _may_hold(stream: Stream, tokens: Sequence[str]) -> bool:
@@ -60,11 +62,12 @@ def _may_hold(stream: Stream, tokens: Sequence[str]) -> bool:
     return not (stream.shard == "0" and len(tokens) > 1 and tokens[1] in RESERVED)
 
 
-def _named(tokens: Sequence[str]) -> Stream:
+def _named(env: str, tokens: Sequence[str]) -> Stream:
+    """The stream that will hold the subject once it exists."""
     if tokens[0] == "internal":
-        return Stream(tokens[1], shard=tokens[2] if len(tokens) > 2 else "0")
+        return Stream(env, shard=tokens[2] if len(tokens) > 2 else "0")
     domain = tokens[1] if len(tokens) > 1 and tokens[1] in RESERVED else ""
-    return Stream(tokens[0], domain=domain) if domain else Stream(tokens[0], shard="0")
+    return Stream(env, domain=domain) if domain else Stream(env, shard="0")
 
 
 async def stored(journal: JournalReader, found: Sequence[Stream], span: Span) -> AsyncIterator[tuple[Stream, list[Record]]]:
@@ -79,7 +82,8 @@ async def stored(journal: JournalReader, found: Sequence[Stream], span: Span) ->
         return
     for stream in found:
         start, end = await _bounds(journal, stream, span)
-        async for records in journal.read(stream, start=start, end=end, subjects=span.patterns):
+        async for read in journal.read(stream, start=start, end=end, subjects=span.patterns):
+            records = _within(stream, read, span)
             yield stream, records if left is None else records[:left]
             if left is not None and (left := left - len(records)) <= 0:
                 return
@@ -97,7 +101,7 @@ async def follow(journal: JournalReader, found: Sequence[Stream], span: Span) ->
         else:
             start, end = await _bounds(journal, stream, span)
         async for records in journal.read(stream, start=start, end=end, subjects=span.patterns, follow=True):
-            await queue.put((stream, records))
+            await queue.put((stream, _within(stream, records, span)))
 
     left = span.limit
     async with asyncio.TaskGroup() as group:
@@ -111,9 +115,19 @@ async def follow(journal: JournalReader, found: Sequence[Stream], span: Span) ->
             reader.cancel()
 
 
+def _within(stream: Stream, records: list[Record], span: Span) -> list[Record]:
+    """Of an import's stream, whose imports need not be in order of time, the records of the span; of others, all: they are sought."""
+    if stream.shard != IMPORT:
+        return records
+    since_ns, until_ns = span.since_ns or 0, span.until_ns if span.until_ns is not None else 1 << 63
+    return [r for r in records if since_ns <= r.entry.effective_ns <= until_ns]
+
+
 async def _bounds(journal: JournalReader, stream: Stream, span: Span) -> tuple[int, int | None]:
     info = await journal.info(stream)
     start = info.first if info else 1
+    if stream.shard == IMPORT:
+        return start, None
     if span.since_ns is not None:
         start = max(start, await journal.seek(stream, span.since_ns - 1))
     return start, None if span.until_ns is None else await journal.seek(stream, span.until_ns) - 1
@@ -124,14 +138,16 @@ async def _last(journal: JournalReader, stream: Stream, span: Span, count: int) 
     info = await journal.info(stream)
     if not info or info.last < info.first:
         return []
-    end = info.last if span.until_ns is None else await journal.seek(stream, span.until_ns) - 1
+    sought = span.until_ns is not None and stream.shard != IMPORT
+    end = await journal.seek(stream, span.until_ns or 0) - 1 if sought else info.last
     window = count if not span.subject else max(_WINDOW, count)
     found: list[Record] = []
     while end >= info.first and len(found) < count:
         start = max(info.first, end - window + 1)
         part: list[Record] = []
         chunks = journal.read(stream, start=start, end=end, subjects=span.patterns)
-        async for records in chunks:
+        async for read in chunks:
+            records = _within(stream, read, span)
             part = (part + records)[-count:]
         found = (part + found)[-count:]
         end, window = start - 1, window * 4

@@ -11,12 +11,12 @@ from journal.day import DayRule, iso, to_date
 from journal.errors import NotFound
 from journal.protocols import Journal, Storage
 from journal.subjects import Stream
-from ssmd.settings import Settings
+from ssmd.settings import IMPORT, Settings
 
 if TYPE_CHECKING:
     from replay.source import Source
 
-SHARDS = ("0", "import")  # where a symbol or day is looked for when no shard is named
+SHARDS = ("0", IMPORT)  # where a symbol or day is looked for when no shard is named
 
 
 @asynccontextmanager
