@@ -106,7 +106,8 @@ class LiveView:
         best: list[RenderableType] = []
         for levels in (book.bids, book.asks):
             if levels:
-                best += self._shown(*levels[0], book.price_exponent, book.size_exponent)
+                price, size = levels[0]
+                best += self._shown(price, size, book.price_exponent, book.size_exponent)
             else:
                 best += ["", ""]
         return [symbol, Text(state, style=_STYLE.get(state, "")), *best, *self._last(symbol)]

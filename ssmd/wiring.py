@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from journal.clock import Clock
 from journal.day import DayRule, iso, to_date
-from journal.errors import NotFound
+from journal.errors import JournalUnavailable, NotFound
 from journal.protocols import Journal, Storage
 from journal.subjects import Stream
 from ssmd.settings import IMPORT, Settings
@@ -16,6 +16,7 @@ from ssmd.settings import IMPORT, Settings
 if TYPE_CHECKING:
     from replay.source import Source
 
+_TRIES, _RETRY_S = 60, 0.25  # a restarted server reads its streams first
 SHARDS = ("0", IMPORT)  # where a symbol or day is looked for when no shard is named
 
 
@@ -37,7 +38,17 @@ async def open_journal(settings: Settings, clock: Clock, *, read_only: bool = Fa
     from journal.embedded import embedded_server
 
     async with embedded_server(settings.data_dir, clock, read_only=read_only) as server:
-        journal = await JetStreamJournal.connect(server.url, clock, token=server.token)
+        tries = 0
+        while True:
+            try:
+                journal = await JetStreamJournal.connect(server.url, clock, token=server.token)
+                break
+            except JournalUnavailable:
+                # It was killed since: its guard, or the next one, starts it again.
+                tries += 1
+                if tries == _TRIES:
+                    raise
+                await clock.sleep(_RETRY_S)
         try:
             yield journal
         finally:

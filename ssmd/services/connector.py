@@ -211,7 +211,7 @@ class Connector:
             if not self._ledger.failed:
                 detail = canonical_json({"reason": reason}).decode()
                 self._note(Control("closed", detail=detail), clock.wall_ns(), "")
-            self._since_ns = status.last_frame_ns or self._since_ns
+            self._since_ns = adapter.missing_since_ns or status.last_frame_ns or self._since_ns
             await connection.close()
         status.state, status.message = "waiting", reason
         if clock.mono_ns() - mono_ns > _GOOD_NS:

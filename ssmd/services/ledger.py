@@ -88,8 +88,8 @@ class Ledger:
         before, newest_ns = await self._available(self._look, waiting)
         self._stamper.stamp(newest_ns)  # never before what is there
         now_ns = self._clock.wall_ns()
-        opened = {"kind": "run", "writer": self.writer, "instance": self.instance}
-        claim = {"instance": self.instance, "run": self._run.epoch.hex()}
+        opened: dict[str, object] = {"kind": "run", "writer": self.writer, "instance": self.instance}
+        claim: dict[str, object] = {"instance": self.instance, "run": self._run.epoch.hex(), "previous": before.sequence if before else 0}
         first = self._run.entry(_control("opened", opened), recv_ns=now_ns, symbol=f"epoch-{self._run.epoch.hex()}")
         lease = self._run.entry(_control("lease", claim), recv_ns=now_ns, symbol=f"writer-{self.writer}")
         await self._available(lambda: self._journal.append(self._stream, [first]), waiting)

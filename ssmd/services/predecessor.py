@@ -1,4 +1,7 @@
-"""What the last run of a writer left behind in its stream: connections that nobody closed, and when it last wrote."""
+"""What the last runs of a writer left behind in its stream: connections that nobody closed, and when one last wrote.
+
+A run that was killed before it could say what the run before it missed has said nothing: then that run is looked at too, and so on.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from journal.entry import Control, Entry, Record
+from journal.entry import Body, Control, Entry, Gap, Record
 from journal.protocols import JournalReader
 from journal.subjects import Stream
 
@@ -15,7 +18,7 @@ _WINDOW = 2_000
 
 
 class Predecessor(NamedTuple):
-    """`dead` are epochs (hex) without a ``closed`` entry; `last_ns` the receive time of the run's last entry."""
+    """`dead` are epochs (hex) without a ``closed`` entry; `last_ns` the receive time of the last entry of the run that captured last."""
 
     dead: list[str]
     last_ns: int
@@ -24,10 +27,20 @@ class Predecessor(NamedTuple):
 async def find(journal: JournalReader, stream: Stream, feed: str, writer: str, lease: Record) -> Predecessor:
     """The run that took `lease`. Call when its successor holds the lease: nothing of it can follow any more."""
     controls = stream.subject(feed, "control", "").rpartition(".")[0] + ".*"
-    epochs: dict[bytes, bool] = {lease.entry.epoch: False}  # of that run -> a connection that is open
-    async for records in journal.read(stream, start=lease.sequence, subjects=[controls]):
-        for record in records:
-            _note(record.entry, writer, epochs)
+    gaps = stream.subject(feed, "gap", "")
+    while True:
+        epochs: dict[bytes, bool] = {lease.entry.epoch: False}  # of that run -> a connection that is open
+        spoke = False
+        async for records in journal.read(stream, start=lease.sequence, subjects=[controls, gaps]):
+            for _, entry in records:
+                _note(entry, writer, epochs)
+                spoke = spoke or (isinstance(entry.body, Gap) and entry.epoch == lease.entry.epoch)
+        previous = detail_of(lease.entry.body).get("previous", 0)
+        info = await journal.info(stream)
+        if spoke or len(epochs) > 1 or not info or previous < info.first:
+            break
+        async for records in journal.read(stream, start=previous, end=previous):
+            lease = records[-1]
     last_ns = await _last_ns(journal, stream, epochs, lease)
     return Predecessor([epoch.hex() for epoch, is_open in epochs.items() if is_open], last_ns)
 
@@ -60,8 +73,10 @@ async def _last_ns(journal: JournalReader, stream: Stream, epochs: dict[bytes, b
     return lease.entry.recv_ns
 
 
-def detail_of(body: Control) -> dict[str, Any]:
-    """The body's detail, {} when it is not a JSON object."""
+def detail_of(body: Body) -> dict[str, Any]:
+    """The body's detail, {} when it has none that is a JSON object."""
+    if not isinstance(body, Control):
+        return {}
     try:
         detail = msgspec.json.decode(body.detail)
     except msgspec.DecodeError:

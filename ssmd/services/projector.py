@@ -85,7 +85,7 @@ class Projector:
         Raises `IdConflict` when a digest differs from the one journalled for the same place, `HoleInStream` when entries were
         purged that no checkpoint covers. A journal or storage that is away is waited for, see `error`.
         """
-        await self._journal.ensure(self.system)
+        await self._patiently(lambda: self._journal.ensure(self.system))
         await self.restore()
         following = asyncio.create_task(self._follow(), name=f"projector {self.stream.name}")
         stopping = asyncio.create_task(self._stop.wait())

@@ -425,7 +425,7 @@ def test_nothing_is_lost_or_doubled_when_the_journal_is_away(away_from: int) -> 
         desk.check_order()
         desk.check_books()
 
-    play(scene, journal=Faltering(away_from, 5))
+    play(scene, journal=Faltering(away_from, 3))
 
 
 def test_an_entry_that_the_journal_would_not_take_is_told_and_the_rest_goes_on() -> None:
