@@ -43,6 +43,11 @@ class Output(msgspec.Struct):
 class Adapter(Protocol):
     """One connection's conversation with a venue, from `opened` to the connection's end. Make a new one for each connection."""
 
+    @property
+    def missing_since_ns(self) -> int:
+        """Since when data of a channel is missing that is not subscribed yet, or not any more; 0: of none. Asked when the connection ends."""
+        ...
+
     def opened(self, recv_ns: int) -> Output:
         """The connection is up: what to send first."""
         ...

@@ -54,12 +54,7 @@ class KalshiAdapter:
     """
 
     def __init__(
-        self,
-        symbols: Sequence[str] = (),
-        channels: Sequence[str] = CHANNELS,
-        *,
-        filtered: bool = False,
-        since_ns: int = 0,
+        self, symbols: Sequence[str] = (), channels: Sequence[str] = CHANNELS, *, filtered: bool = False, since_ns: int = 0
     ) -> None:
         self.decoder = Decoder()
         self._decode = self.decoder.decode
@@ -77,6 +72,10 @@ class KalshiAdapter:
         self._first: dict[str, int] = {}  # book symbols that wait for their first snapshot -> deadline
         self._distrusted: dict[str, None] = {}  # books with an unread frame, until the next tick may recover them
         self._distrust_after_ns = 0
+
+    @property
+    def missing_since_ns(self) -> int:
+        return min((channel.since_ns for channel in self._channels.values() if channel.since_ns), default=0)
 
     def opened(self, recv_ns: int) -> Output:
         draft = Draft(recv_ns)

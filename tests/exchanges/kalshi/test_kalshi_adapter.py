@@ -228,6 +228,17 @@ def test_an_outage_is_a_gap_of_each_channel_until_its_first_sign_of_life() -> No
     assert bodies(talk.subscribed("orderbook_delta", 1)) == [Control]
 
 
+def test_what_is_still_missing_when_a_connection_ends_early() -> None:
+    talk = Talk("A", channels=("orderbook_delta", "trade"), since_ns=T - SECOND)
+    talk.did(talk.adapter.opened(T))
+    talk.subscribed("orderbook_delta", 1)
+    assert talk.adapter.missing_since_ns == T - SECOND
+    talk.subscribed("trade", 2)
+    assert talk.adapter.missing_since_ns == 0
+    talk.refuses(25, sid=2, number=0)
+    assert talk.adapter.missing_since_ns == talk.now
+
+
 def test_markets_beyond_the_first_chunk_were_missed_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "CHUNK", 1)
     talk = Talk("A", "B", channels=("orderbook_delta", "trade"), since_ns=T - SECOND)
