@@ -45,7 +45,7 @@ class Adapter(Protocol):
 
     @property
     def missing_since_ns(self) -> int:
-        """Since when data of a channel is missing that is not subscribed yet, or not any more; 0: of none. Asked when the connection ends."""
+        """Since when data is missing of a channel that is not subscribed yet, or no longer; 0: of none. Asked when the connection ends."""
         ...
 
     def opened(self, recv_ns: int) -> Output:
