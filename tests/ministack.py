@@ -81,7 +81,11 @@ class Server:
 
     def make_bucket(self, name: str) -> None:
         client = boto3.client(
-            "s3", endpoint_url=self.endpoint, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test"  # noqa: S106  (the server checks none)
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id="test",
+            aws_secret_access_key="test",  # noqa: S106  (the server checks none)
         )
         client.create_bucket(Bucket=name)
         client.close()
