@@ -71,7 +71,7 @@ def main(args: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
     try:
         with cli.make_context("ssmd", sys.argv[1:] if args is None else args) as context:
-            cli.invoke(context)
+            code = cli.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as leave:
         return leave.exit_code
@@ -79,7 +79,7 @@ def main(args: list[str] | None = None) -> int:
         return _failed(error)
     except KeyboardInterrupt:
         return 130
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _failed(error: Exception) -> int:

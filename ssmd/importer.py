@@ -41,7 +41,7 @@ _CONTINUES_NS = 60_000_000_000
 _RUN = 250
 # Of frames in one append: two appends and their renderings stay under 100 MB even for a file of the longest lines.
 _BATCH_BYTES = 8 << 20
-_RETRIES, _RETRY_FIRST_S = 8, 0.1  # doubled each time: 25 s in all, several leader elections of 5 to 7 s
+_RETRIES, _RETRY_FIRST_S = 7, 0.1  # doubled each time: 13 s in all; a leader election takes 5 to 7 s
 _T = TypeVar("_T")
 
 

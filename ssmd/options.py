@@ -57,9 +57,12 @@ def configured(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @click.pass_context
     def wrapper(ctx: click.Context, /, *args: Any, **kwargs: Any) -> Any:
+        import logging
+
         from journal.errors import CallerError
         from ssmd.settings import Settings
 
+        logging.basicConfig(level=logging.WARNING, format="ssmd: %(message)s")
         flags = ctx.meta.get(_KEY, {})
         if flags.get("output") == "yaml":
             raise CallerError("-o yaml needs a YAML library, which ssmd does not install; use -o json, which YAML readers accept")

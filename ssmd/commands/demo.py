@@ -35,7 +35,7 @@ The data is in {data}. Ask it things:
 (ssmd is .venv/bin/ssmd.)  To capture for longer: ssmd up"""
 
 
-@click.command()
+@click.command(epilog=options.examples("ssmd demo", "ssmd demo --recording FOLDER --seconds 30"))
 @click.option("--recording", metavar="PATH", help="Play this recording instead of the synthetic venue.")
 @click.option("--seconds", type=click.FloatRange(3, 600), default=20, show_default=True, help="Of capturing.")
 @options.configured

@@ -45,7 +45,7 @@ def test_every_command_explains_itself_with_examples() -> None:
     for path, command in commands():
         text = command.get_help(click.Context(command, info_name=" ".join(path)))
         assert "Examples:" in text, path
-        assert re.search(rf"ssmd {' '.join(path)}", text), path
+        assert re.search(rf"ssmd (\w+ )?{path[-1]}", text), path
 
 
 def test_an_unknown_command_lists_the_known_ones(ssmd: Callable[..., object]) -> None:
@@ -92,3 +92,9 @@ def test_a_closed_pipe_is_quiet() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 0
+
+
+def test_what_a_command_returns_is_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    for said, code in ((None, 0), (1, 1)):
+        monkeypatch.setattr(root.cli, "get_command", lambda *_, said=said: click.Command("version", callback=lambda: said))
+        assert root.main(["version"]) == code
