@@ -7,8 +7,8 @@ An append takes these steps:
    we looked;
 3. on any doubt (refused as duplicate, somebody else was faster, no answer) read what was appended meanwhile and begin again.
 
-Which ids the stream holds of an epoch this handle has not written is found from the epoch's opener (``control`` ``epoch-HEX``): without one
-the epoch is new if the append begins it, else the stream is read once for its ids (about 3 µs an entry).
+Which ids the stream holds of an epoch this handle has not written is found from the epoch's opener (``control`` ``epoch-HEX``, its first
+entry in the stream): without one the epoch is new if the append opens it, else the stream is read once for its ids (3 µs an entry).
 """
 
 from __future__ import annotations

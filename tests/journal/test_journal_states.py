@@ -25,6 +25,7 @@ WINDOW_S = 0.1
 # A failure takes seconds to run again, so it is shown as found: shrinking one would take minutes.
 NO_SHRINK = (Phase.explicit, Phase.reuse, Phase.generate)
 EPOCHS = [bytes([n]) * 16 for n in (1, 2, 3)]
+OPENED = EPOCHS[:2]  # an opener is its epoch's first entry; the third epoch has none
 
 handle = st.integers(0, 1)
 epoch = st.sampled_from(EPOCHS)
@@ -36,7 +37,7 @@ runs = st.builds(
 jumbles = st.lists(
     st.builds(lambda e, n, s: entry(n, epoch=e, size=s), epoch, st.integers(0, 40), st.sampled_from([1, 1, 1, 2])), max_size=6
 )
-batches = st.one_of(runs, runs, jumbles, st.builds(lambda e, rest: [opener(e), *rest], epoch, jumbles))
+batches = st.one_of(runs, runs, jumbles)
 
 
 async def answer(work: Coroutine[Any, Any, Any]) -> Any:
@@ -59,6 +60,7 @@ def states(url: str) -> type[hs.RuleBasedStateMachine]:
             self.run(self.memory.ensure(self.stream, FEED))
             self.fences: list[Fence] = []
             self.leases = 0
+            self.begun: set[bytes] = set()
 
         async def _connect(self) -> JetStreamJournal:
             return await JetStreamJournal.connect(url, WallClock(), token=TOKEN, duplicate_window_s=WINDOW_S)
@@ -74,12 +76,22 @@ def states(url: str) -> type[hs.RuleBasedStateMachine]:
 
         @hs.rule(which=handle, batch=batches)
         def append(self, which: int, batch: list[Entry]) -> None:
-            self.both(which, "append", batch)
+            self.append_opened(which, batch)
+
+        def append_opened(self, which: int, batch: list[Entry], *fence: Fence) -> None:
+            new = [e for e in OPENED if e not in self.begun and any(b.epoch == e for b in batch)]
+            if isinstance(self.both(which, "append", [*map(opener, new), *batch], *fence), list):
+                self.begun.update(new)
+
+        @hs.rule(which=handle, e=st.sampled_from(OPENED))
+        def open_again(self, which: int, e: bytes) -> None:
+            if isinstance(self.both(which, "append", [opener(e)]), list):
+                self.begun.add(e)
 
         @hs.rule(which=handle, batch=batches, back=st.integers(0, 2))
         def append_with_a_lease(self, which: int, batch: list[Entry], back: int) -> None:
             if self.fences:
-                self.both(which, "append", batch, self.fences[-1 - back % len(self.fences)])
+                self.append_opened(which, batch, self.fences[-1 - back % len(self.fences)])
 
         @hs.rule(which=handle, writer=st.sampled_from("ab"), again=st.booleans())
         def lease(self, which: int, writer: str, *, again: bool) -> None:
