@@ -201,7 +201,11 @@ def decode(data: bytes, key: str) -> Manifest:
 
 def root(stream: Stream, feed: str = "") -> str:
     """Where the days of a domain stream, or of a market stream's feed, are."""
-    return f"{stream.env}/{escape(feed)}" if stream.is_market else f"{stream.env}/_domain/{stream.name}"
+    if not stream.is_market:
+        return f"{stream.env}/_domain/{stream.name}"
+    name = escape(feed)
+    # Folders that begin with "_" are not feeds.
+    return f"{stream.env}/%5F{name[1:]}" if name.startswith("_") else f"{stream.env}/{name}"
 
 
 def folder(stream: Stream, feed: str, day: int) -> str:

@@ -71,12 +71,15 @@ class LocalStorage:
     def folders(self, prefix: str) -> Sequence[str]:
         if prefix:
             check_key(prefix)
+        head = f"{prefix}/" if prefix else ""
         with self._explained(f"list {prefix}"):
             try:
                 with os.scandir(self._root / prefix) as entries:
-                    return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+                    names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
             except (FileNotFoundError, NotADirectoryError):
                 return []
+            # A directory whose last object was deleted stays, but is no folder.
+            return [name for name in names if next(self._walk(f"{head}{name}/"), None)]
 
     def delete(self, key: str) -> None:
         path = self._path(key)
