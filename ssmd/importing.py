@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import random
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from exchanges.venues import load, venue
@@ -21,6 +25,8 @@ from ssmd.settings import Settings
 from ssmd.software import software
 from ssmd.wiring import day_rule, open_journal, open_objects, open_source
 
+_LARGE = 100_000  # lines; below it starting a second process costs more than it saves
+
 
 async def import_recordings(
     settings: Settings, clock: Clock, rng: random.Random, feed: str, *, paths: Sequence[Path], meter: Meter, tell: Callable[[str], object]
@@ -30,14 +36,35 @@ async def import_recordings(
     recordings = check(paths, meter)
     wait = held(import_lock(settings.data_dir), clock, waiting=lambda: tell("another import is running here; waiting for it"))
     async with wait, open_journal(settings, clock) as journal:
-        meter.stage("import", sum(r.lines for r in recordings))
+        lines = sum(r.lines for r in recordings)
+        meter.stage("import", lines)
         importer = Importer(
             journal, clock, rng, env=settings.env, feed=feed, days=day_rule(settings), adapters=lambda: adapter(filtered=True),
             advance=meter.advance,
         )  # fmt: skip
-        report = await importer.run(recordings)
+        async with _archiving(settings, worth_it=lines >= _LARGE):
+            report = await importer.run(recordings)
         await _finish(settings, clock, journal, importer.stream, report, meter=meter, tell=tell)
     return report
+
+
+@asynccontextmanager
+async def _archiving(settings: Settings, *, worth_it: bool) -> AsyncIterator[None]:
+    """An archiver beside us while we append: it needs a core of its own about as long. What it leaves is archived afterwards."""
+    if not worth_it:
+        yield
+        return
+    environ = {**os.environ, **settings.environ(), "SSMD_PARENT": str(os.getpid())}  # it ends with us, however we end
+    helper = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "ssmd.cli", "run", "archiver", env=environ, start_new_session=True,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            helper.terminate()
+        await helper.wait()
 
 
 def check(paths: Sequence[Path], meter: Meter) -> list[Recording]:
