@@ -51,11 +51,10 @@ def _list(field: Field) -> tuple[int, bytes]:
         return _BYTES | _count(len(field)), _padded(field)
     if isinstance(field, list):
         return _POINTERS | _count(len(field)), _blobs(field)
-    n, payload = len(field), field.tobytes()
     if field.dtype.names is None:
-        return _U32 | _count(n), _padded(payload)
+        return _U32 | _count(len(field)), _padded(field.tobytes())
     words = field.dtype.itemsize >> 3
-    return _STRUCTS | _count(n * words), _WORD.pack(n << 2 | words << 32) + payload
+    return _STRUCTS | _count(len(field) * words), _WORD.pack(len(field) << 2 | words << 32) + field.tobytes()
 
 
 def _count(n: int) -> int:

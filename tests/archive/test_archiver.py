@@ -121,8 +121,7 @@ async def live(storage: CrashingStorage) -> None:
             storage.fatal = 1 << 30
             at = archiver(journal, storage)
             await at.catch_up()
-        reader = ArchiveReader(storage, "local")
-        assert await everything(reader, MARKET) == await everything(journal, MARKET)
+            assert await everything(ArchiveReader(storage, "local"), MARKET) == await everything(journal, MARKET)
 
 
 def test_a_crash_at_any_operation_leads_to_the_same_objects() -> None:
