@@ -343,7 +343,7 @@ def test_a_followed_stream_that_goes_back_is_corrupt(tmp_path: Path) -> None:
                 await writer._link.api(f"STREAM.DELETE.{stream.name}")
                 await writer.ensure(stream, FEED)
                 await writer.append(stream, entries(100, 110))
-                with pytest.raises(HoleInStream, match="ends at 11 but 30 was read"):
+                with pytest.raises(HoleInStream, match=r"ends at \d+ but 30 was read"):
                     await following
 
     run(body())
