@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -43,7 +43,7 @@ class JetStreamJournal:
     @classmethod
     async def connect(
         cls,
-        url: str,
+        url: str | Callable[[], str],
         clock: Clock,
         *,
         token: str | None = None,
@@ -57,13 +57,13 @@ class JetStreamJournal:
         duplicate_window_s: float = DUPLICATE_WINDOW_S,
         timeout_s: float = 5.0,
     ) -> JetStreamJournal:
-        """Connect to `url` (several of one cluster separated by commas) and check that it will do.
+        """Connect to `url` (several of one cluster separated by commas; a function is asked at every reconnect) and check that it will do.
 
         `credentials` and `nkey_seed` are paths. `replicas`, `max_stream_bytes` and the window are for streams that `ensure` makes. An
         answer that takes longer than `timeout_s` counts as lost. Raises `JournalUnavailable`, `JournalRefused`.
         """
-        servers = tuple(u.strip() for u in url.split(","))
-        link = Link(Access(servers, token, user, password, credentials, nkey_seed, tls), clock, timeout_s=timeout_s)
+        ask = url if callable(url) else lambda: url
+        link = Link(Access(ask, token, user, password, credentials, nkey_seed, tls), clock, timeout_s=timeout_s)
         try:
             await link.api("INFO")
         except (NoResponders, ApiError) as error:

@@ -38,13 +38,18 @@ _log = logging.getLogger("journal")
 class Access:
     """Where the servers are and how to be let in. Secrets do not show in its repr."""
 
-    servers: tuple[str, ...]
+    url: Callable[[], str]  # asked at each dial: an embedded server may have moved; several of one cluster by comma
     token: str | None = None
     user: str | None = None
     password: str | None = None
     credentials: str | None = None  # path of a .creds file
     nkey_seed: str | None = None  # path of a seed file
     tls: ssl.SSLContext | None = None
+
+    @property
+    def servers(self) -> list[str]:
+        """As they are now."""
+        return [url.strip() for url in self.url().split(",")]
 
     def __repr__(self) -> str:
         return f"Access({', '.join(map(without_secret, self.servers))})"
@@ -185,7 +190,7 @@ class Link:
 
         try:
             await client.connect(
-                list(access.servers), name="ssmd", allow_reconnect=False, max_reconnect_attempts=1, reconnect_time_wait=0.1,  # type: ignore[arg-type]
+                access.servers, name="ssmd", allow_reconnect=False, max_reconnect_attempts=1, reconnect_time_wait=0.1,  # type: ignore[arg-type]
                 connect_timeout=_CONNECT_TIMEOUT_S, ping_interval=_PING_INTERVAL_S, error_cb=erred, closed_cb=lost, disconnected_cb=lost,
                 token=access.token, user=access.user, password=access.password, user_credentials=access.credentials,
                 nkeys_seed=access.nkey_seed, tls=access.tls,

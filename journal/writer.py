@@ -121,6 +121,11 @@ class GroupCommit:
         return self._durable
 
     @property
+    def pending(self) -> int:
+        """Entries queued and not durable yet; after a `close` that was given up, those that are lost."""
+        return self._queued - self._durable
+
+    @property
     def failed(self) -> bool:
         return self._error is not None
 

@@ -163,7 +163,7 @@ def _binary() -> Check:
 
 async def _asked(url: str, token: str, env: str, clock: Clock) -> list[Check]:
     """What the server says of itself and of the environment's streams."""
-    link = Link(Access((url,), token or None), clock)
+    link = Link(Access(lambda: url, token or None), clock)
     try:
         client = await link.client()
         v = client.connected_server_version

@@ -41,7 +41,7 @@ async def open_journal(settings: Settings, clock: Clock, *, read_only: bool = Fa
         tries = 0
         while True:
             try:
-                journal = await JetStreamJournal.connect(server.url, clock, token=server.token)
+                journal = await JetStreamJournal.connect(lambda: server.url, clock, token=server.token)
                 break
             except JournalUnavailable:
                 # It was killed since: its guard, or the next one, starts it again.

@@ -62,6 +62,7 @@ async def _connector(
     from exchanges.venues import load
     from exchanges.venues import venue as venue_of
     from journal.clock import WallClock
+    from journal.errors import JournalUnavailable
     from journal.subjects import Stream
     from ssmd import render
     from ssmd.services.connector import Connector
@@ -88,6 +89,10 @@ async def _connector(
             lag = {f"p{q}": status.lag.quantile_ns(q / 100) for q in (50, 99)}
             counts = {name: getattr(status, name) for name in ("frames", "entries", "unparsed", "gaps", "connections", "symbols")}
             render.one({**counts, "read_to_durable_ns": {**lag, "worst": status.lag.worst_ns}}, output)
+        if status.lost:
+            raise JournalUnavailable(
+                f"stopped while the journal was away: {status.lost} entries were not durable and are lost; the next run records the gap"
+            )
         return code
 
 

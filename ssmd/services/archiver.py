@@ -170,7 +170,11 @@ class Archiver:
                 lane.last = info.last
 
     async def _follow(self, stream: Stream) -> None:
-        lane = await self._lane(stream)
+        while True:
+            with suppress(JournalUnavailable):
+                lane = await self._lane(stream)
+                break
+            await self._clock.sleep(POLL_S)
         async for records in self._journal.read(stream, start=lane.next, follow=True):
             async with lane.lock:
                 await self._take(lane, records)

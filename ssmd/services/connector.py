@@ -53,6 +53,7 @@ class ConnectorStatus:
     gaps: int = 0
     connections: int = 0
     pending_bytes: int = 0  # not yet durable
+    lost: int = 0  # entries that were not durable when it stopped: the journal was away for longer than a stop waits
     unread_bytes: int = 0  # read from the socket, not yet decoded
     last_frame_ns: int = 0
     lag: Lag = field(default_factory=Lag)  # from socket read to durable
@@ -122,6 +123,7 @@ class Connector:
         finally:
             status.state = "stopped"
             await self._ledger.close(status.message)
+            status.lost = self._ledger.pending
             self._measure()
 
     def _measure(self) -> None:

@@ -76,6 +76,11 @@ class Ledger:
         return self._group.durable
 
     @property
+    def pending(self) -> int:
+        """Entries that are not durable yet; after `close`, those that never will be."""
+        return self._group.pending
+
+    @property
     def pending_bytes(self) -> int:
         return self._group.pending_bytes
 

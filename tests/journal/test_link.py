@@ -78,5 +78,5 @@ def test_the_private_side_of_nats_is_what_it_was() -> None:
 
 
 def test_secrets_are_not_shown() -> None:
-    access = Access(("nats://me:secret@host:4222", "nats://tok@other"), token="secret", password="secret")  # noqa: S106
+    access = Access(lambda: "nats://me:secret@host:4222, nats://tok@other", token="secret", password="secret")  # noqa: S106
     assert repr(access) == "Access(nats://host:4222, nats://other)"
