@@ -272,6 +272,33 @@ def test_a_port_that_was_taken_meanwhile_is_given_up(tmp_path: Path) -> None:
     asyncio.run(body())
 
 
+def test_an_open_journal_follows_a_server_that_had_to_move(tmp_path: Path) -> None:
+    async def body() -> None:
+        stream = new_stream()
+        async with embedded_server(tmp_path, WallClock()) as server:
+            journal = await JetStreamJournal.connect(lambda: server.url, WallClock(), token=server.token, timeout_s=1)
+            await journal.ensure(stream, FEED)
+            await journal.append(stream, entries(0, 2))
+            before = server.state
+            kill(before.guard)
+
+            async def take_its_port() -> asyncio.Server:
+                return await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", before.port)
+
+            async with asyncio.timeout(10):
+                while True:
+                    with contextlib.suppress(OSError):
+                        taken = await take_its_port()
+                        break
+                    await asyncio.sleep(0)
+            assert await eventually(partial(journal.append, stream, entries(3, 4))) == [4, 5]
+            assert server.state.port != before.port
+            taken.close()
+            await journal.close()
+
+    asyncio.run(body())
+
+
 def mount(*words: str) -> None:
     subprocess.run(["mount", *words], check=True)
 
