@@ -145,7 +145,7 @@ def run(out: Callable[[str], None]) -> None:
     rounds = int(os.environ.get("SSMD_BENCH_ROUNDS", ROUNDS))
     recorded, tickers = source(FULL_FRAMES)
     paced = ["--rate", "5000", "--markets", "100"]
-    cases = (
+    cases: tuple[tuple[str, list[str], list[str], bool, float | None], ...] = (
         ("full speed, alone", recorded, tickers, False, None),
         ("full speed, projector and archiver on", recorded, tickers, True, None),
         ("5,000 a second, alone", paced, [], False, PACED_SECONDS),
