@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from journal.block import Block
-from journal.errors import BadObject
+from journal.day import iso
+from journal.errors import BadObject, CorruptionError
 from projections.digests import DIGEST_EVERY, NOTHING, Digest
 from projections.projection import Digester, Projection
 from projections.rows import Cursor
@@ -63,6 +64,7 @@ class Runner:
         self.openings = dict.fromkeys(self._digesters, NOTHING)
         self._cursor = Cursor()
         self._effective_ns = 0
+        self._highest = 0  # sequence folded or restored
         self.entries = 0
 
     @property
@@ -91,11 +93,13 @@ class Runner:
             self.openings[projection.name] = digest.digest if day else digest.opening
             self._cursor = Cursor(day, 0) if day else Cursor(digest.day, digest.sequence)
             self._effective_ns = digest.effective_ns
+            self._highest = 0 if day else digest.sequence
 
     def apply(self, block: Block) -> Iterator[Stop]:
         """Fold the block's rows behind the runner's place. Exhaust it: the fold goes on when the next stop is asked for."""
         rows = Cursor(self._cursor.day, self._cursor.sequence).take(block)
         if len(rows) != len(block):
+            self._check_late(block)
             block = block.with_rows(rows)
         at, stop = 0, len(rows)
         sequences, days = rows["sequence"], rows["day"]
@@ -121,8 +125,20 @@ class Runner:
             at = end
             self._cursor.sequence = int(sequences[end - 1])
             self._effective_ns = int(rows["effective_ns"][end - 1])
+            self._highest = max(self._highest, self._cursor.sequence)
             if self._cursor.sequence == mark:
                 yield self.here
+
+    def _check_late(self, block: Block) -> None:
+        """Raise for rows that are left out and are no redelivery: a writer went on in a day that another had ended."""
+        rows = block.rows
+        late = rows[(rows["day"] < self._cursor.day) & (rows["sequence"] > self._highest)]
+        if len(late):
+            at, day, now = int(late["sequence"][0]), iso(int(late["day"][0])), iso(self._cursor.day)
+            raise CorruptionError(
+                f"{self.stream}:{at} is of {day}, after {now} had begun: the days of a live stream must not go back; an import's are "
+                "folded one by one"
+            )
 
     def finish(self, sequence: int) -> Iterator[Stop]:
         """The marks up to `sequence` that no entry came to cross."""

@@ -69,18 +69,19 @@ async def replay(
         projections = [p for p in projections if p.name != COVERAGE]
     pace = pace or Max(clock)
     started_ns = clock.mono_ns()
+    last = await source.last(stream)  # what comes later is not of this replay
     ledger = await Ledger.read(source, stream)
     openings = {p.name: c for p in projections if storage and (c := ledger.opening(p, day))}
     verifier = None
     if verify:
         digests = {p.name: openings[p.name].digest.digest if p.name in openings else "" for p in projections}
-        verifier = Verifier(ledger, projections, digests, day, symbols=symbols, storage=storage)
+        verifier = Verifier(ledger, projections, digests, day, last=last, symbols=symbols, storage=storage)
     runner = Runner(projections, stream.name, mark=listed(verifier.marks if verifier else []), crossing=True)
     if storage and openings:
         runner.restore(snapshots(storage, openings), day=day)
 
     tally = _Tally()
-    async for read in source.blocks(stream, day=day, symbols=symbols):
+    async for read in source.blocks(stream, day=day, end=last, symbols=symbols):
         block = read if until_ns is None else until(read, until_ns)
         async for piece in pace.pieces(block):
             if not len(piece):

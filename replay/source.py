@@ -20,7 +20,7 @@ INTERLEAVED = "import"  # the shard whose stream does not keep its days in order
 # Rows a block of the journal has: 4,096 columns of a row and its body are about 1 MB while they are built.
 _BLOCK_ROWS = 4_096
 # A trading day begins at most 14 h (the earliest timezone) before its date does in UTC; an hour for clock changes.
-BEFORE_UTC = timedelta(hours=15)
+_BEFORE_UTC = timedelta(hours=15)
 
 
 class Source(Protocol):
@@ -86,7 +86,7 @@ class JournalSource:
         if info is None:
             return
         if stream.shard != INTERLEAVED:
-            midnight = datetime.combine(to_date(day), time(), UTC) - BEFORE_UTC
+            midnight = datetime.combine(to_date(day), time(), UTC) - _BEFORE_UTC
             start = max(start, await self._journal.seek(stream, int(midnight.timestamp()) * 1_000_000_000))
         builder = BlockBuilder(keep_raw=False)
         async for records in self._journal.read(stream, start=max(start, info.first), end=end):

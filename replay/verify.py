@@ -39,7 +39,10 @@ class Verified(msgspec.Struct):
 
 
 class Verifier:
-    """Holds a runner against the ledger. `marks` are the sequences to stop at; call `check` at each stop and `result` at the end."""
+    """Holds a runner against the ledger, as far as `last`: an archive may end before the live run does.
+
+    `marks` are the sequences to stop at; call `check` at each stop and `result` at the end.
+    """
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class Verifier:
         openings: dict[str, str],
         day: int,
         *,
+        last: int,
         symbols: Collection[str] | None = None,
         storage: Storage | None = None,
     ) -> None:
@@ -59,7 +63,7 @@ class Verifier:
         self._day = f"{ledger.stream.name}, day {day}"
         for projection in projections:
             name, version = projection.name, projection.version
-            ours = [d for d in ledger.digests if (d.projection, d.version, d.day) == (name, version, day)]
+            ours = [d for d in ledger.digests if (d.projection, d.version, d.day) == (name, version, day) and d.sequence <= last]
             if ours:
                 same = ours[-1].opening == openings[name]
                 if not same:
@@ -73,6 +77,7 @@ class Verifier:
                     c.digest.place: c
                     for c in ledger.checkpoints
                     if (c.digest.projection, c.digest.version, c.digest.day, c.digest.opening) == (name, version, day, openings[name])
+                    and c.digest.sequence <= last
                 }
             )
         self.marks = sorted({sequence for _, sequence in (self._digests if symbols is None else self._checkpoints)})
@@ -110,6 +115,6 @@ class Verifier:
             what = "digests" if self._symbols is None else "checkpoints that hold these symbols"
             raise NothingToVerify(
                 f"no live {what} of {self._day} to compare with; they are journalled while a projector runs (ssmd run projector), "
-                "at every 65,536 entries, at its clean stop and when the day closes"
+                "at every 65,536 entries, at its clean stop and when the day closes; an archive has them when the archiver has caught up"
             )
         return self._verified

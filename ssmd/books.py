@@ -13,7 +13,7 @@ from projections.book import BookProjection, BookState, BookView
 from projections.runner import Runner
 from replay.engine import snapshots
 from replay.ledger import Ledger
-from replay.source import Source, market_symbols, until
+from replay.source import INTERLEAVED, Source, market_symbols, until
 from ssmd.render import LEAST_DECIMALS, decimal_text
 
 _NEAR_DAYS = 3  # that symbols are named from when one is not found
@@ -38,12 +38,17 @@ async def _fold(source: Source, storage: Storage, stream: Stream, symbol: str, *
     books = BookProjection()
     runner = Runner([books], stream.name, mark=lambda _: 1 << 63, crossing=True)
     ledger = await Ledger.read(source, stream)
-    opening = ledger.opening(books, upto[-1])
-    if opening:
+    start = 1
+    # The entry of a checkpoint is the latest up to there, except in an import: there only whole days are taken.
+    if (place := ledger.before(books, upto[-1], as_of_ns)) and stream.shard != INTERLEAVED:
+        runner.restore(snapshots(storage, {books.name: place}))
+        start, upto = place.digest.sequence + 1, upto[-1:]
+    elif opening := ledger.opening(books, upto[-1]):
         runner.restore(snapshots(storage, {books.name: opening}), day=upto[-1])
+        upto = upto[-1:]
     seen = symbol in books.keys()  # noqa: SIM118  (a protocol's method, not a dict)
-    for day in upto[-1:] if opening else upto:
-        async for read in source.blocks(stream, day=day, symbols=[symbol]):
+    for day in upto:
+        async for read in source.blocks(stream, day=day, start=start, symbols=[symbol]):
             block = until(read, as_of_ns)
             for _ in runner.apply(block):
                 pass

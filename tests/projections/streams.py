@@ -87,22 +87,47 @@ class _Numbers:
         return seq
 
 
+_Step = tuple[Body, bytes, int, str]  # body, epoch, subscription, symbol
+
+
+@st.composite
+def _one(draw: st.DrawFn) -> list[_Step]:
+    epoch = draw(st.sampled_from(EPOCHS))
+    if draw(st.integers(0, 7)) == 0:
+        return [(draw(_ours), epoch, draw(st.sampled_from([0, *SUBSCRIPTIONS])), draw(st.sampled_from(["", *SYMBOLS])))]
+    return [(draw(_market), epoch, draw(st.sampled_from(SUBSCRIPTIONS)), draw(st.sampled_from(SYMBOLS)))]
+
+
+@st.composite
+def _handover(draw: st.DrawFn) -> list[_Step]:
+    """Two connections overlap; the book passes from one to the other, which may be further ahead or behind."""
+    symbol = draw(st.sampled_from(SYMBOLS))
+    old, new = draw(st.permutations(EPOCHS))[:2]
+    delta = st.builds(Delta, st.lists(_change, min_size=1, max_size=1).map(tuple))
+    book = st.builds(Book, st.lists(_level, max_size=6).map(tuple))
+    steps: list[_Step] = [(draw(book), old, 1, symbol), (draw(book), new, 1, symbol)]
+    steps += [(draw(delta), draw(st.sampled_from([old, new])), 1, symbol) for _ in range(draw(st.integers(0, 4)))]
+    if draw(st.integers(0, 3)) == 0:
+        steps.append((Control("closed"), draw(st.sampled_from([old, new])), 0, ""))
+    steps.append((Control("switched"), new, draw(st.sampled_from([0, 1])), draw(st.sampled_from(["", symbol]))))
+    steps += [(draw(delta), draw(st.sampled_from([old, new])), 1, symbol) for _ in range(draw(st.integers(0, 2)))]
+    return steps
+
+
 @st.composite
 def records(draw: st.DrawFn, max_size: int = 60) -> list[Record]:
-    """A stream's records: several connections and subscriptions interleaved, losses, resets, days, all kinds."""
+    """A stream's records: several connections and subscriptions interleaved, losses, handovers, days, all kinds."""
     numbers = _Numbers()
     out: list[Record] = []
     day, sequence, now_ns = DAY, draw(st.sampled_from([0, 65_530])), 1_000
-    for _ in range(draw(st.integers(1, max_size))):
-        ours = draw(st.integers(0, 7)) == 0
-        body = draw(_ours if ours else _market)
-        epoch = draw(st.sampled_from(EPOCHS))
-        subscription = draw(st.sampled_from([0, *SUBSCRIPTIONS] if ours else SUBSCRIPTIONS))
-        symbol = draw(st.sampled_from(["", *SYMBOLS] if ours else SYMBOLS))
+    plan = draw(st.lists(st.one_of(_one(), _one(), _one(), _one(), _one(), _handover()), min_size=1, max_size=max_size))
+    for planned, epoch, subscription, symbol in [step for steps in plan for step in steps][:max_size]:
+        body = planned
+        ours = isinstance(body, Control | Gap | Unparsed | Event)
         numbered = not isinstance(body, Ticker | Gap) and subscription and (not ours or draw(st.booleans()))
         seq = numbers.next(epoch, subscription, draw(st.sampled_from([1] * 12 + [0, 2, 5, -3]))) if numbered else 0
         if isinstance(body, Control) and body.action == "day_opened":
-            day += 1
+            day += draw(st.sampled_from([0, 1, 1]))  # a second writer opens the same day again
             body = Control("day_opened", detail=canonical_json({"day": day}).decode())
         now_ns += draw(st.integers(0, 3))
         sequence += 1

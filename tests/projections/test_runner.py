@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from journal.block import Block
-from journal.entry import Record
-from journal.errors import BadObject
+from journal.entry import Book, Change, Entry, Record
+from journal.errors import BadObject, CorruptionError, NotFound
 from journal.memory import MemoryStorage
 from projections.digests import Checkpoint, Digest, checkpoint_entry, digest_entry, load, parse, store
 from projections.registry import PROJECTIONS, create
@@ -77,7 +79,7 @@ def test_a_day_opens_with_the_closing_state_of_the_day_before(stream: list[Recor
     assert day.openings == {d.projection: d.digest for d in digests}
 
 
-def _closings(runner: Runner, stream: list[Record]):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _closings(runner: Runner, stream: list[Record]) -> Iterator[tuple[Stop, list[Digest]]]:
     for stop in runner.apply(Block.of(stream)):
         yield stop, runner.digests()
 
@@ -96,6 +98,15 @@ def test_interleaved_days_are_folded_day_by_day() -> None:
     assert runner.entries == 20
 
 
+def test_a_live_stream_whose_days_go_back_is_refused() -> None:
+    stream = [Record(r.sequence, _on_day(r, DAY + (r.sequence == 7))) for r in _plain(9)]
+    runner = Runner(create(["book"]), STREAM)
+    run(runner, stream[:7])
+    run(runner, stream[3:7])  # a redelivery
+    with pytest.raises(CorruptionError, match=f"{STREAM}:8 is of 2026-08-10, after 2026-08-11 had begun"):
+        run(runner, stream[3:])
+
+
 def test_crossing_reports_marks_that_have_no_entry() -> None:
     stream = [r for r in _plain(20) if r.sequence % 3 == 0]
     runner = Runner(create(["book"]), STREAM, mark=listed([4, 6, 7, 8, 19, 25]), crossing=True)
@@ -104,16 +115,12 @@ def test_crossing_reports_marks_that_have_no_entry() -> None:
 
 
 def _plain(n: int) -> list[Record]:
-    from journal.entry import Book, Change, Entry
-
     return [
         Record(i, Entry(Book((Change(i, 1, 0, 1),)), "f", "A", b"e" * 16, i, i, 0, i, DAY, 0, i, 1, 0, 1, -6, -2)) for i in range(1, n + 1)
     ]
 
 
-def _on_day(record: Record, day: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    import msgspec
-
+def _on_day(record: Record, day: int) -> Entry:
     return msgspec.structs.replace(record.entry, day=day)
 
 
@@ -157,8 +164,6 @@ def test_a_snapshot_with_another_digest_is_refused() -> None:
 
 
 def test_an_unknown_projection_lists_the_known() -> None:
-    from journal.errors import NotFound
-
     with pytest.raises(NotFound, match="book"):
         create(["boks"])
     assert [p.name for p in create()] == list(PROJECTIONS)

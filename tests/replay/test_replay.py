@@ -12,20 +12,20 @@ from hypothesis import strategies as st
 
 from journal.block import Block
 from journal.clock import WallClock
+from journal.day import DayRule
 from journal.entry import Book, Change, Control, Delta, Entry, Record, Trade, canonical_json
 from journal.errors import IdConflict, NotFound, NothingToVerify
 from journal.memory import MemoryJournal, MemoryStorage
 from journal.subjects import Stream
-from projections.book import BookState
 from projections.digests import Checkpoint, Digest, digest_entry
 from projections.registry import create
 from projections.runner import Runner, listed
-from replay.books import book_at
 from replay.clock import SimulatedClock
 from replay.engine import ReplayResult, replay
 from replay.ledger import Ledger
 from replay.pace import Step, Times
 from replay.source import JournalSource
+from ssmd.books import find_book
 from ssmd.services.projector import Projector
 from tests.projections.streams import DAY, records
 
@@ -167,6 +167,27 @@ def test_an_opening_that_is_not_the_closing_of_the_day_before_is_a_mismatch() ->
     asyncio.run(main())
 
 
+def test_an_archive_that_ends_before_the_live_run_is_compared_as_far_as_it_goes() -> None:
+    async def main() -> None:
+        entries, storage = market(400, days=1), MemoryStorage()
+        live = await journalled(entries)
+        await projected(live, storage)
+        for count, compared in ((399, 9), (400, 10), (39, 0)):
+            shorter = await journalled(entries[:count])
+            await shorter.ensure(SYSTEM)
+            async for system in live.read(SYSTEM):
+                await shorter.append(SYSTEM, [r.entry for r in system])
+            if not compared:
+                with pytest.raises(NothingToVerify):
+                    await replayed(shorter, storage, DAY, verify=True)
+                continue
+            result = await replayed(shorter, storage, DAY, verify=True)
+            assert result.verify
+            assert (result.verify.compared, result.verify.mismatched) == (compared * 5, 0)
+
+    asyncio.run(main())
+
+
 def test_nothing_to_verify_is_an_error_and_unknown_days_name_the_nearest() -> None:
     async def main() -> None:
         journal, storage = await journalled(market(50)), MemoryStorage()
@@ -290,9 +311,8 @@ def test_as_of_is_a_filter_on_effective_time() -> None:
             list(whole.apply(Block.of([Record(i, e) for i, e in enumerate(entries[:count], 1)])))
             assert result.digests == {d.projection: d.digest for d in whole.digests()}
             if count > 3:
-                at = await book_at(source, "A", stream=STREAM, as_of_ns=moment)
-                assert at.book == whole.projections[0].book("A")  # type: ignore[attr-defined]
-                assert at.as_of_ns == moment
+                _, at = await find_book(source, MemoryStorage(), [STREAM], "A", as_of_ns=moment, days=DayRule())
+                assert at == whole.projections[0].book("A")  # type: ignore[attr-defined]
 
     asyncio.run(main())
 
@@ -308,15 +328,11 @@ def test_a_book_at_a_moment_goes_on_from_checkpoints_and_crosses_days() -> None:
             folded = [Record(i, e) for i, e in enumerate(entries, 1) if e.effective_ns <= entry.effective_ns]
             whole = create(["book"])[0]
             whole.apply(Block.of(folded))
-            with_snapshots = await book_at(source, "B", stream=STREAM, storage=storage, as_of_ns=entry.effective_ns)
-            assert with_snapshots.book == whole.book("B")  # type: ignore[attr-defined]
-        now = await book_at(source, "B", stream=STREAM, storage=storage)
-        assert now.book.state is BookState.VALID
-        assert now.book == with_snapshots.book
-        with pytest.raises(NotFound, match="nearest: A, B"):
-            await book_at(source, "nope", stream=STREAM, storage=storage)
-        with pytest.raises(NotFound):
-            await book_at(source, "B", stream=STREAM, storage=storage, as_of_ns=5)
+            _, at = await find_book(source, storage, [IMPORT, STREAM], "B", as_of_ns=entry.effective_ns, days=DayRule())
+            assert at == whole.book("B")  # type: ignore[attr-defined]
+        for symbol, moment_ns in (("nope", entries[-1].effective_ns), ("B", 5)):
+            with pytest.raises(NotFound):
+                await find_book(source, storage, [STREAM], symbol, as_of_ns=moment_ns, days=DayRule())
 
     asyncio.run(main())
 
