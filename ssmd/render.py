@@ -138,13 +138,18 @@ class _Bar:
         self._task: Any = None
 
     def stage(self, name: str, total: int) -> None:
-        if self._task is not None:
-            self._progress.update(self._task, visible=True)
-            self._progress.stop_task(self._task)
+        self.done()
         self._task = self._progress.add_task(name, total=total or None, rate=0)
 
     def advance(self, units: int) -> None:
         self._progress.advance(self._task, units)
+
+    def done(self) -> None:
+        """Show the stage under way as complete."""
+        if self._task is not None:
+            task = next(t for t in self._progress.tasks if t.id == self._task)
+            units = task.total or task.completed or 1
+            self._progress.update(self._task, total=units, completed=units)
 
 
 @contextmanager
@@ -166,4 +171,6 @@ def progress() -> Iterator[Meter]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(""), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        yield _Bar(bar)
+        stages = _Bar(bar)
+        yield stages
+        stages.done()
