@@ -27,8 +27,8 @@ def test_an_import_killed_half_way_is_finished_by_the_next(tmp_path: Path) -> No
 
     importing = [*command, "data", "import", "--feed", "kalshi", str(recording)]
     with subprocess.Popen(importing, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        store = tmp_path / "data" / "nats" / "store"
-        while process.poll() is None and sum(f.stat().st_size for f in store.rglob("*.blk")) < 8 << 20:
+        messages = tmp_path / "data" / "nats" / "store" / "jetstream" / "$G" / "streams" / "local_md_import" / "msgs"
+        while process.poll() is None and sum(f.stat().st_size for f in messages.glob("*.blk")) < 8 << 20:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
