@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 from journal.archive import ArchiveReader
+from journal.day import DayRule
 from journal.entry import Kind
 from journal.storage import open_storage
 from journal.subjects import Stream
-from replay.books import book_at
 from replay.source import ArchiveSource
-from ssmd.books import document
+from ssmd.books import document, find_book
 from tests import gold
 from tests.recordings import directory, gold_files
 
@@ -87,7 +87,8 @@ def test_every_day_replays_to_its_digests(imported: tuple[Path, dict[str, Any]])
     data, said = imported
     entries = 0
     for day in said["days"]:
-        for source in ("archive", "journal"):
+        # The journal hands out one entry at a time: the smallest day is enough of it.
+        for source in ("archive", "journal") if day == "2026-08-05" else ("archive",):
             result = ssmd(data, "replay", "--date", day, "--shard", "import", "--from", source, "--verify")
             assert result["verify"]["mismatched"] == 0
             assert result["verify"]["compared"] >= 5
@@ -107,8 +108,9 @@ def test_books_of_random_moments_and_at_the_end_equal_the_decimal_fold(imported:
     checked = 0
 
     async def check(ticker: str, at_ms: int) -> None:
-        found = await book_at(source, ticker, stream=STREAM, storage=storage, as_of_ns=at_ms * 1_000_000)
-        ours = document(STREAM, found.book, "kalshi", at_ms * 1_000_000)
+        at_ns = at_ms * 1_000_000
+        _, view = await find_book(source, storage, [STREAM], ticker, as_of_ns=at_ns, days=DayRule())
+        ours = document(STREAM, view, "kalshi", at_ns)
         assert ours["state"] == "VALID"
         expected = theirs.shown(ticker)
         assert {side: ours[side] for side in ("yes", "no")} == expected, (ticker, at_ms)

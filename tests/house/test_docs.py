@@ -35,7 +35,8 @@ def test_the_commands_of_a_page_run(page: Path, tmp_path: Path) -> None:
     for name in (".venv", "Makefile", "requirements.lock", "pyproject.toml"):
         (tmp_path / name).symlink_to(ROOT / name)
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("SSMD_", "PYTEST"))}
-    shell = ["bash", "-euxo", "pipefail", "-c", script]
+    # Set-up is not done again from here: it would point the installation at this folder.
+    shell = ["bash", "-euxo", "pipefail", "-c", f'make() {{ command make -o .venv/.installed "$@"; }}\n{script}']
     done = subprocess.run(shell, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
