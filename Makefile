@@ -3,7 +3,6 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 export PYTHONDONTWRITEBYTECODE=
-export NUMBA_CACHE_DIR ?= $(CURDIR)/.venv/numba
 
 .PHONY: setup demo test bench check lock clean
 setup: $(STAMP)
@@ -15,6 +14,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
 	@$(BIN)/python -c "import pathlib,sysconfig; pathlib.Path(sysconfig.get_path('purelib'),'ssmd-checkout.pth').write_text('$(CURDIR)\n')"
 	@printf '#!%s\nimport sys\nfrom ssmd.cli import main\nsys.exit(main())\n' '$(CURDIR)/$(BIN)/python' > $(BIN)/ssmd && chmod +x $(BIN)/ssmd
+	@$(BIN)/python -c "import projections.kernels" # compiled once, into __pycache__
 	@touch $@
 
 demo: $(STAMP)
