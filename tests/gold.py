@@ -43,9 +43,7 @@ class Books:
         msg = event["msg"]
         ticker = msg.get("market_ticker", "")
         if event["type"] == "orderbook_snapshot":
-            self.ladders[ticker] = {
-                side: {Decimal(p): Decimal(c) for p, c in msg.get(f"{side}_dollars_fp", [])} for side in ("yes", "no")
-            }
+            self.ladders[ticker] = {side: {Decimal(p): Decimal(c) for p, c in msg.get(f"{side}_dollars_fp", [])} for side in ("yes", "no")}
         elif event["type"] == "orderbook_delta":
             ladder = self.ladders[ticker][msg["side"]]
             price = Decimal(msg["price_dollars"])

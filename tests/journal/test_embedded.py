@@ -189,10 +189,10 @@ def test_a_killed_server_comes_back_where_it_was(tmp_path: Path) -> None:
             await journal.ensure(stream, FEED)
             for n in range(0, 30, 10):
                 await eventually(partial(journal.append, stream, entries(n, n + 9)))
-                before = alive(tmp_path)
+                before = await until(partial(server_status, tmp_path))  # the server answers before its guard says so
                 kill(before.server)
             await eventually(lambda: journal.append(stream, entries(30, 39)))
-            after = alive(tmp_path)
+            after = await until(partial(server_status, tmp_path))
             assert (after.port, after.token, after.guard) == (before.port, before.token, before.guard)
             assert await sequences(journal, stream) == list(range(1, 41))
             await until(lambda: server.state == after)
