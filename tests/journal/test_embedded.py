@@ -209,11 +209,11 @@ def test_a_killed_guard_takes_the_server_along_and_a_user_starts_both_again(tmp_
             await journal.ensure(stream, FEED)
             for n in range(0, 30, 10):
                 await eventually(partial(journal.append, stream, entries(n, n + 9)))
-                before = alive(tmp_path)
+                before = await until(partial(server_status, tmp_path))
                 kill(before.guard)
                 await until(lambda state=before: not state.server.alive)  # type: ignore[misc]
             await eventually(lambda: journal.append(stream, entries(30, 39)))
-            after = alive(tmp_path)
+            after = await until(partial(server_status, tmp_path))
             assert (after.port, after.token) == (before.port, before.token)
             # Users that were slower than another find a guard; theirs leave.
             await until(lambda: len(processes_of(tmp_path)) == 2)
