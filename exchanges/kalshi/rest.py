@@ -21,6 +21,7 @@ from exchanges.backoff import Backoff
 from exchanges.kalshi.cents import settlement
 from exchanges.kalshi.numbers import PRICE_EXPONENT, SIZE_EXPONENT, BadFrame, instant_ns
 from exchanges.markets import Market
+from exchanges.proxies import is_direct
 from journal.clock import Clock
 from journal.entry import Lifecycle, canonical_json
 from journal.errors import CallerError, VenueRefused, VenueUnavailable
@@ -167,8 +168,12 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def fetch(url: str) -> Answer:
-    """One GET, blocking, through the environment's proxies. Raises `OSError` or `HTTPException` when there is no answer."""
-    opener = urllib.request.build_opener(_NoRedirect)
+    """One GET, blocking, through the environment's proxies unless `url` is of this machine.
+
+    Raises `OSError` or `HTTPException` when there is no answer.
+    """
+    direct = [urllib.request.ProxyHandler({})] if is_direct(url) else []
+    opener = urllib.request.build_opener(_NoRedirect, *direct)
     request = urllib.request.Request(url, headers={"Accept": "application/json", "User-Agent": "ssmd"})  # noqa: S310  (checked by KalshiRest)
     try:
         with opener.open(request, timeout=TIMEOUT_S) as answer:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from exchanges.kalshi.rest import (
     Answer,
     KalshiRest,
     error_text,
+    fetch,
     markets_path,
     parse_market,
     parse_markets,
@@ -194,3 +197,21 @@ def test_selections() -> None:
     assert Selection(symbols=("A",)).matches("A")
     assert not Selection(symbols=("A",)).matches("B")
     assert Selection(everything=True).matches("B")
+
+
+def test_no_proxy_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"here")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        assert fetch(f"http://127.0.0.1:{server.server_port}/") == (200, b"here")
+    with pytest.raises(OSError, match="refused"):
+        fetch("http://venue.test/")
