@@ -1,7 +1,8 @@
 """One WebSocket session for every venue: connect, read with the time of the socket read, send, close, and when to try again.
 
 The library's client does the protocol, TLS, proxies (``HTTPS_PROXY``, ``NO_PROXY``; none to this machine), pings and size limits. Data
-frames go from its parser into our own queue: its `recv` costs 5 to 6 µs a frame and knows the time of the call, this 3.4 µs and knows the time of the read.
+frames go from its parser into our own queue: its `recv` costs 5 to 6 µs a frame and knows the time of the call, this 3.4 µs and knows the
+time of the read.
 """
 
 from __future__ import annotations

@@ -164,6 +164,10 @@ class Link:
         """Largest message of the server last connected to: headers and payload together."""
         return self._client.max_payload if self._client else 1 << 20
 
+    async def server_id(self) -> str:
+        """Of the server at the other end, as it calls itself. Raises what `client` raises."""
+        return str((await self.client())._server_info.get("server_id", ""))
+
     async def client(self) -> _Client:
         """The live connection, dialled if need be. Raises `JournalUnavailable`, `JournalRefused`."""
         client = self._client

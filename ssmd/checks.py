@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
+import json
 import os
 import platform
 import shutil
@@ -11,9 +13,12 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, build_opener
 
 from journal.clock import Clock
 from journal.embedded import embedded_server, has_data
@@ -36,6 +41,8 @@ _FSYNCS, _FSYNC_BYTES = 21, 64 << 10
 _SLOW_FSYNC_S = 0.02
 # A batch of 500 costs about four fsyncs and 7 ms (docs/decisions.md).
 _BATCH, _BATCH_FSYNCS, _BATCH_S = 500, 4, 0.007
+_MONITOR_PORT, _MONITOR_S, _MONITOR_BYTES = 8222, 2.0, 1 << 20
+_COST = "a power cut loses what it acknowledged since the last fsync (with replicas on other machines: only if all lose power)"
 _YEAR_2026_NS = 1_767_225_600_000_000_000
 
 Status = Literal["ok", "note", "finding", "failed"]
@@ -49,10 +56,10 @@ class Check(NamedTuple):
     detail: str
 
 
-async def examine(settings: Settings, clock: Clock) -> list[Check]:
-    """Every check, in the order of what stands on what."""
+async def examine(settings: Settings, clock: Clock, monitor: str = "") -> list[Check]:
+    """Every check, in the order of what stands on what. `monitor` is the URL of the NATS server's monitoring port; 8222 by default."""
     checks = [*_installation(), _directory(settings.data_dir), _fsync(settings.data_dir, clock)]
-    checks += await _server(settings, clock)
+    checks += await _server(settings, clock, monitor)
     checks.append(_storage(settings))
     checks.append(_clock(clock))
     return checks
@@ -128,21 +135,17 @@ def _fsync(data_dir: Path, clock: Clock) -> Check:
     return Check("fsync", "finding" if median_s > _SLOW_FSYNC_S else "ok", detail)
 
 
-async def _server(settings: Settings, clock: Clock) -> list[Check]:
+async def _server(settings: Settings, clock: Clock, monitor: str) -> list[Check]:
     if settings.nats_url:
-        where = shown(settings.nats_url)
-        unknown = Check(
-            "sync", "note", f"the sync_interval of {where} cannot be asked for: its configuration must say `sync_interval: always`, else "
-            "a power cut loses what it acknowledged in the last two minutes (with replicas on other machines: only if all lose power)",
-        )  # fmt: skip
-        return [*await _asked(settings.nats_url, settings.nats_token, settings.env, clock), unknown]
+        checks, server_id = await _asked(settings.nats_url, settings.nats_token, settings.env, clock)
+        return [*checks, await asyncio.to_thread(_monitored, settings.nats_url, monitor, server_id)] if server_id else checks
     checks = [_binary()]
     if not has_data(settings.data_dir):
         checks.append(Check("journal", "note", "nothing recorded here yet; the embedded server starts with the first capture or import"))
         return [*checks, _synced("sync_interval: always")]
     try:
         async with embedded_server(settings.data_dir, clock, read_only=True) as server:
-            checks += await _asked(server.url, server.token, settings.env, clock)
+            checks += (await _asked(server.url, server.token, settings.env, clock))[0]
             checks.append(_synced((settings.data_dir / "nats" / "nats.conf").read_text()))
     except (SsmdError, OSError) as error:
         checks.append(Check("journal", "failed", str(error)))
@@ -161,8 +164,8 @@ def _binary() -> Check:
     return Check("nats-server", "ok", f"{found} ({path})")
 
 
-async def _asked(url: str, token: str, env: str, clock: Clock) -> list[Check]:
-    """What the server says of itself and of the environment's streams."""
+async def _asked(url: str, token: str, env: str, clock: Clock) -> tuple[list[Check], str]:
+    """What the server says of itself and of the environment's streams, and its id; "" when it could not be asked."""
     link = Link(Access(lambda: url, token or None), clock)
     try:
         client = await link.client()
@@ -171,17 +174,41 @@ async def _asked(url: str, token: str, env: str, clock: Clock) -> list[Check]:
         account = await link.api("INFO")
         names = (await link.api("STREAM.NAMES", {"offset": 0})).get("streams") or []
         ours = [name for name in names if name.startswith(f"{env}_")]
+        server_id = await link.server_id()
         configs = {name: (await link.api(f"STREAM.INFO.{name}"))["config"] for name in ours}
     except JournalRefused as error:
-        return [Check("journal", "finding", str(error))]
+        return [Check("journal", "finding", str(error))], ""
     except (ApiError, NoResponders):
-        return [Check("journal", "finding", f"{link.where} has no JetStream for us: start it with JetStream and allow it to our account")]
+        said = f"{link.where} has no JetStream for us: start it with JetStream and allow it to our account"
+        return [Check("journal", "finding", said)], ""
     except SsmdError as error:
-        return [Check("journal", "failed", str(error))]
+        return [Check("journal", "failed", str(error))], ""
     finally:
         await link.close()
     stored = f"{int(account.get('storage', 0)) / (1 << 20):,.1f} MiB in {len(ours)} streams of {env}: {', '.join(ours) or 'none yet'}"
-    return [Check("journal", "ok", f"nats-server {at}; {stored}"), *(_promises(name, config) for name, config in configs.items())]
+    checks = [Check("journal", "ok", f"nats-server {at}; {stored}"), *(_promises(name, config) for name, config in configs.items())]
+    return checks, server_id
+
+
+def _monitored(url: str, monitor: str, server_id: str) -> Check:
+    """The sync setting, which a server tells on its monitoring port only."""
+    where = shown(url)
+    monitor = monitor or f"http://{urlsplit(where).hostname}:{_MONITOR_PORT}"
+    try:
+        with build_opener(ProxyHandler({})).open(f"{monitor.rstrip('/')}/varz", timeout=_MONITOR_S) as answer:
+            told = json.loads(answer.read(_MONITOR_BYTES))
+        same, config = told["server_id"] == server_id, told["jetstream"]["config"]
+    except (OSError, HTTPException, ValueError, KeyError, TypeError):
+        return Check(
+            "sync", "note", f"the sync_interval of {where} is told on its monitoring port only, and {monitor} does not answer: name it by "
+            f"--monitor. Without `sync_interval: always` {_COST}",
+        )  # fmt: skip
+    if not same:
+        return Check("sync", "note", f"{monitor} is the monitoring port of another server than {where}; name its own with --monitor")
+    if config.get("sync_always"):
+        return _synced("sync_interval: always")
+    every_s = config.get("sync_interval", 0) / 1e9
+    return Check("sync", "finding", f"{where} fsyncs every {every_s:g} s: {_COST}. Set `sync_interval: always` in its jetstream block")
 
 
 def _promises(stream: str, config: Mapping[str, Any]) -> Check:
