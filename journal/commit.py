@@ -130,11 +130,12 @@ class Appender:
             await self._catch_up()
         if not leased:
             await self._cover(index.low)  # others may write these epochs too
-        for epoch in dict.fromkeys(m.epoch for m in messages):
+        epochs = dict.fromkeys(m.epoch for m in messages)
+        if len(index.trails) >= TRAILS and not all(map(index.known, epochs)):
+            index.forget()  # once, before the first of them: all must be known together
+        for epoch in epochs:
             if index.known(epoch):
                 continue
-            if len(index.trails) >= TRAILS:
-                index.forget()
             feed, _, digits = epoch.decode().rpartition(".")
             opener = self._stream.subject(feed, "control", f"epoch-{digits}")
             found = await cursor.fetch(self._link, self._stream.name, last_by_subj=opener)
@@ -258,6 +259,14 @@ class Appender:
             async for chunk in chunks:
                 yield chunk
 
+    async def limit(self) -> int:
+        """Bytes of the largest message the stream takes, headers included."""
+        await self._bounds()
+        return self._least(await self._link.client())
+
+    def _least(self, client: Client) -> int:
+        return min(client.max_payload, self._limit) if self._limit > 0 else client.max_payload
+
     async def _bounds(self) -> Bounds:
         found = await cursor.bounds(self._link, self._stream.name)
         if found is None:
@@ -289,8 +298,7 @@ class Appender:
 
     async def _send(self, messages: list[Message], expectation: bytes) -> int:
         """Sequence of the first, all being durable. Raises `_LookAgain` and the store's errors."""
-        client = await self._link.client()
-        limit = min(client.max_payload, self._limit) if self._limit > 0 else client.max_payload
+        limit = self._least(await self._link.client())
         ack, future = self._link.expect()
         begun = None
         try:

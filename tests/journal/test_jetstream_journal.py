@@ -18,9 +18,10 @@ from journal.codec import encode
 from journal.cursor import PULL_MESSAGES, _Pull
 from journal.entry import Control, Entry
 from journal.errors import Fenced, HoleInStream, JournalFull, JournalRefused, JournalUnavailable
+from journal.index import TRAILS
 from journal.jetstream import JetStreamJournal
 from journal.link import Sink
-from journal.protocols import Journal
+from journal.protocols import MAX_BATCH, Journal
 from tests.journal.contract import EPOCH, FEED, OTHER_EPOCH, JournalContract, entries, entry, lease, new_stream, opener, sequences, take
 from tests.journal.servers import TOKEN, NatsServer, Proxy, nats_server
 
@@ -293,6 +294,25 @@ def test_a_message_lost_on_the_way_is_read_again(shared_server: NatsServer) -> N
             journal._link.subscribe = lossy
             assert await sequences(journal, stream) == list(range(1, 901))
             assert dropped
+
+    run(body())
+
+
+def test_an_append_of_more_epochs_than_an_index_keeps_is_stored_once(shared_server: NatsServer) -> None:
+    """Most are known when one more makes the index forget; a connector's reconnects and a projector's days both come to that."""
+
+    async def body() -> None:
+        async with handles(shared_server.url) as connect:
+            journal = await connect()
+            stream = new_stream()
+            await journal.ensure(stream, FEED)
+            first = [opener(n.to_bytes(16, "big")) for n in range(TRAILS)]
+            for at in range(0, TRAILS, MAX_BATCH):
+                await journal.append(stream, first[at : at + MAX_BATCH])
+            again = [first[-1], entry(1, epoch=first[-1].epoch), opener(OTHER_EPOCH), opener(EPOCH)]
+            assert await journal.append(stream, again) == [TRAILS, TRAILS + 1, TRAILS + 2, TRAILS + 3]
+            assert await journal.append(stream, again) == [TRAILS, TRAILS + 1, TRAILS + 2, TRAILS + 3]
+            assert await sequences(journal, stream) == list(range(1, TRAILS + 4))
 
     run(body())
 
