@@ -29,6 +29,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tests/audit_dependencies.py
+	@$(BIN)/python -m pytest -q tests/house/test_wheel.py tests/house/test_contracts.py
 
 bench: $(STAMP)
 	@$(BIN)/python -m tests.bench $(ARGS)
