@@ -262,10 +262,10 @@ class Appender:
     async def limit(self) -> int:
         """Bytes of the largest message the stream takes, headers included."""
         await self._bounds()
-        return self._least(await self._link.client())
+        return self._least()
 
-    def _least(self, client: Client) -> int:
-        return min(client.max_payload, self._limit) if self._limit > 0 else client.max_payload
+    def _least(self) -> int:
+        return min(self._link.max_payload, self._limit) if self._limit > 0 else self._link.max_payload
 
     async def _bounds(self) -> Bounds:
         found = await cursor.bounds(self._link, self._stream.name)
@@ -298,7 +298,8 @@ class Appender:
 
     async def _send(self, messages: list[Message], expectation: bytes) -> int:
         """Sequence of the first, all being durable. Raises `_LookAgain` and the store's errors."""
-        limit = self._least(await self._link.client())
+        await self._link.client()
+        limit = self._least()
         ack, future = self._link.expect()
         begun = None
         try:

@@ -43,6 +43,8 @@ LOW_BYTES, ROOM_BYTES = 8 << 20, 32 << 20
 # Below the range from which kernels hand out ports to outgoing connections, so that a restart finds its port free.
 _PORTS = range(20_000, 32_000)
 _PR_SET_PDEATHSIG = 1
+# Of one message, so of one venue frame with what was read from it; the server warns of more than this.
+_MAX_PAYLOAD = 8 << 20
 # Only a ceiling for what streams may reserve together; the disk is the real one, and a full disk refuses by itself.
 _MAX_FILE_STORE = 1 << 50
 
@@ -190,7 +192,8 @@ class Guard:
         quoted = json.dumps  # NATS reads JSON strings as its own
         _write_private(
             self._home / "nats.conf",
-            f"listen: {quoted(f'127.0.0.1:{self._port}')}\nserver_name: ssmd\nauthorization {{ token: {quoted(self._token)} }}\n"
+            f"listen: {quoted(f'127.0.0.1:{self._port}')}\nserver_name: ssmd\nmax_payload: {_MAX_PAYLOAD}\n"
+            f"authorization {{ token: {quoted(self._token)} }}\n"
             f"jetstream {{ store_dir: {quoted(str(self._home / 'store'))}, sync_interval: always, max_file_store: {_MAX_FILE_STORE} }}\n"
             f"log_file: {quoted(str(log))}\nlog_size_limit: {8 << 20}\nlog_max_num: 2\n",
         )

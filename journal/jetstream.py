@@ -23,6 +23,7 @@ MAX_STREAM_BYTES = 64 << 30
 DUPLICATE_WINDOW_S = 120  # longer ones cost the server memory even with file storage
 _DECODE_CHUNK = 256  # records decoded before the event loop gets a turn: about 3 ms
 _SUBJECTS_KEPT = 65_536  # rendered subjects: 10 MB at most
+_HEADERS_BYTES = 4_096  # more than those of any message of ours: an id, a batch's id, one expectation
 _NAME_IN_USE = 10058
 _T = TypeVar("_T")
 
@@ -173,6 +174,9 @@ class JetStreamJournal:
             return []
         messages, openers = self._messages(stream, entries)
         return await self._through(self._appender(stream).append(messages, openers, fence))
+
+    async def largest(self, stream: Stream) -> int:
+        return await self._appender(stream).limit() - _HEADERS_BYTES
 
     async def lease(self, stream: Stream, entry: Entry) -> Fence:
         (message,), _ = self._messages(stream, [entry])

@@ -80,6 +80,10 @@ class MemoryJournal:
             log.grew = asyncio.Event()
         return positions
 
+    async def largest(self, stream: Stream) -> int:
+        del stream
+        return self._max_entry_bytes
+
     async def lease(self, stream: Stream, entry: Entry) -> Fence:
         (sequence,) = await self.append(stream, [entry])
         subject = stream.subject(entry.feed, body_kind_name(entry.body), entry.symbol)

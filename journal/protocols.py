@@ -85,6 +85,10 @@ class Journal(JournalReader, Protocol):
         """
         ...
 
+    async def largest(self, stream: Stream) -> int:
+        """Bytes of the largest encoded entry that `append` takes just now; the stream exists."""
+        ...
+
     async def lease(self, stream: Stream, entry: Entry) -> Fence:
         """Take the writer's lease by appending `entry` (a control with symbol ``writer-NAME``) and return the fence."""
         ...

@@ -26,7 +26,7 @@ from journal.protocols import Journal
 from journal.subjects import Stream
 from journal.writer import MAX_PENDING_BYTES
 from ssmd.services.lag import Lag
-from ssmd.services.ledger import MAX_ENTRY_BYTES, Ledger
+from ssmd.services.ledger import Ledger
 
 TICK_S = 1.0
 _NEW = frozenset(("created", "activated"))
@@ -81,7 +81,6 @@ class Connector:
         writer: str = "connector",
         instance: str = "",
         max_pending_bytes: int = MAX_PENDING_BYTES,
-        max_entry_bytes: int = MAX_ENTRY_BYTES,
     ) -> None:
         self._clock = clock
         self._session = session
@@ -90,7 +89,7 @@ class Connector:
         self._selection = selection
         self._ledger = Ledger(
             journal, stream, clock, rng, feed=feed, days=days, writer=writer, instance=instance,
-            max_pending_bytes=max_pending_bytes, max_entry_bytes=max_entry_bytes,
+            max_pending_bytes=max_pending_bytes,
         )  # fmt: skip
         self.status = ConnectorStatus(lag=self._ledger.lag)
         self._connection = self._ledger.connection()

@@ -24,7 +24,6 @@ from ssmd.services import predecessor
 from ssmd.services.lag import Lag
 
 STOP_S = 10.0  # to make durable what is pending when stopped; a journal that is away longer loses what was not acknowledged
-MAX_ENTRY_BYTES = (1 << 20) - 4_096  # NATS's default message limit, less the headers
 _RETRY_S = 0.5
 _T = TypeVar("_T")
 
@@ -44,15 +43,12 @@ class Ledger:
         writer: str,
         instance: str = "",
         max_pending_bytes: int = MAX_PENDING_BYTES,
-        max_entry_bytes: int = MAX_ENTRY_BYTES,
     ) -> None:
         self.writer = writer
         self.instance = instance
         self.lag = Lag()  # from socket read to durable
         self.next_day_ns = 0  # an entry received from here on belongs to another day: call `turn_day` before it
-        # A snapshot's level takes 24 bytes and at least 19 in its frame: below this any entry fits.
-        self.large_bytes = max_entry_bytes // 3
-        self._max_entry_bytes = max_entry_bytes
+        self.large_bytes = self._max_entry_bytes = 0
         self._journal = journal
         self._stream = stream
         self._clock = clock
@@ -90,6 +86,9 @@ class Ledger:
         Waits for an unavailable journal, telling `waiting` why. Raises what the journal cannot recover from.
         """
         await self._available(lambda: self._journal.ensure(self._stream, self._feed), waiting)
+        self._max_entry_bytes = await self._available(lambda: self._journal.largest(self._stream), waiting)
+        # A snapshot's level takes 24 bytes and at least 19 in its frame: below this any entry fits.
+        self.large_bytes = self._max_entry_bytes // 3
         before, newest_ns = await self._available(self._look, waiting)
         self._stamper.stamp(newest_ns)  # never before what is there
         now_ns = self._clock.wall_ns()
@@ -166,15 +165,20 @@ class Ledger:
             self.say(_control("day_opened", {"day": day}), recv_ns, f"day-{iso(day)}")
 
     def fitting(self, entry: Entry) -> Entry:
-        """The entry, or, after a gap, what can be said of it when the journal would not take it."""
+        """The entry, or, after a gap, what the journal takes of it: its bytes as they are, else their hash."""
         size = len(encode(entry))
         if size <= self._max_entry_bytes:
             return entry
+        said = f"its entry of {size} bytes exceeds {self._max_entry_bytes}"
+        bare = msgspec.structs.replace(entry, body=Unparsed(said))
         digest = blake2b(entry.raw, digest_size=32).hexdigest()
-        said = f"frame of {len(entry.raw)} bytes, BLAKE2b-256 {digest}: its entry of {size} bytes exceeds {self._max_entry_bytes}, not kept"
         of = canonical_json({"epoch": entry.epoch.hex(), "subscription": entry.subscription, "seq": entry.venue_seq}).decode()
         self.say(Gap("frame too large", from_ns=entry.recv_ns, to_ns=entry.recv_ns, detail=of), entry.recv_ns, entry.symbol)
-        return msgspec.structs.replace(entry, body=Unparsed(said), raw=b"")
+        if len(encode(bare)) <= self._max_entry_bytes:
+            return bare
+        return msgspec.structs.replace(
+            entry, body=Unparsed(f"frame of {len(entry.raw)} bytes, BLAKE2b-256 {digest}: {said}, not kept"), raw=b""
+        )
 
     def _on_durable(self, entries: list[Entry], positions: list[int]) -> None:
         del positions

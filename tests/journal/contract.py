@@ -378,12 +378,23 @@ class JournalContract(ReaderContract):
     def test_an_entry_too_large_is_refused_before_anything_is_sent(self) -> None:
         async def body(connect: Any, stream: Stream) -> None:
             journal = await connect()
-            huge = Entry(Control("x"), FEED, "s", EPOCH, 2, 1, 0, 0, DAY, raw=bytes(2 << 20))
+            most = await journal.largest(stream)
+            huge = Entry(Control("x"), FEED, "s", EPOCH, 2, 1, 0, 0, DAY, raw=bytes(most + 4_096))
             for batch in ([huge], [entry(1), huge, entry(3)]):
                 with pytest.raises(EntryTooLarge, match=r"\.2\.0 "):
                     await journal.append(stream, batch)
             assert await sequences(journal, stream) == []
             assert await journal.append(stream, entries(1, 3)) == [1, 2, 3]
+
+        self._write(body)
+
+    def test_the_largest_entry_is_taken_and_read_back_whole(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            journal = await connect()
+            most = await journal.largest(stream)
+            large = Entry(Control("x"), FEED, "s", EPOCH, 2, 1, 0, 0, DAY, raw=bytes(most - 256))
+            assert await journal.append(stream, [entry(1), large, entry(3)]) == [1, 2, 3]
+            assert [r.entry.raw async for chunk in journal.read(stream, start=2, end=2) for r in chunk] == [large.raw]
 
         self._write(body)
 

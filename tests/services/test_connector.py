@@ -430,14 +430,16 @@ def test_nothing_is_lost_or_doubled_when_the_journal_is_away(away_from: int) -> 
 
 def test_an_entry_that_the_journal_would_not_take_is_told_and_the_rest_goes_on() -> None:
     async def scene(desk: Desk) -> None:
-        connector = await desk.capture(max_entry_bytes=900)
+        connector = await desk.capture()
         refused = [e for e in desk.entries if isinstance(e.body, Unparsed)]
         gaps = desk.bodies(Gap)
         assert refused
         assert len(gaps) == len(refused)
         assert {gap.reason for gap in gaps} == {"frame too large"}
-        assert all(not e.raw and "BLAKE2b-256" in e.body.error for e in refused)  # type: ignore[union-attr]
-        assert connector.status.frames == len(desk.raws()) + len(refused)
+        hashed = [e for e in refused if not e.raw]
+        assert all("BLAKE2b-256" in e.body.error for e in hashed)  # type: ignore[union-attr]
+        assert connector.status.frames == len(desk.raws()) + len(hashed)
+        assert 0 < len(hashed) < len(refused)  # what was read of a frame may not fit where its bytes do
         desk.check_order()
 
     play(scene, journal=MemoryJournal(max_entry_bytes=900))
