@@ -59,13 +59,10 @@ def configured(function: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(ctx: click.Context, /, *args: Any, **kwargs: Any) -> Any:
         import logging
 
-        from journal.errors import CallerError
         from ssmd.settings import Settings
 
         logging.basicConfig(level=logging.WARNING, format="ssmd: %(message)s")
         flags = ctx.meta.get(_KEY, {})
-        if flags.get("output") == "yaml":
-            raise CallerError("-o yaml needs a YAML library, which ssmd does not install; use -o json, which YAML readers accept")
         return ctx.invoke(function, *args, settings=Settings.read(flags, os.environ), output=flags.get("output", ""), **kwargs)
 
     return shared(update_wrapper(wrapper, function))

@@ -35,6 +35,9 @@ def one(value: Mapping[str, Any], output: str) -> None:
         rows([{"field": k, "value": _cell(v)} for k, v in value.items()], "table")
     elif output == "csv":
         rows([value], "csv")
+    elif output == "yaml":
+        for name, field in value.items():
+            _write(f"{name}: {_json(field)}")  # YAML 1.2 reads JSON
     else:
         _write(_json(value, pretty=output == "json"))
 
@@ -46,13 +49,15 @@ def rows(values: Sequence[Mapping[str, Any]], output: str, *, title: str = "") -
         _write(_json(values, pretty=True))
     elif output == "table":
         _table(values, title)
+    elif output == "yaml" and not values:
+        _write("[]")
     else:
         for line in lines(values, output):
             _write(line)
 
 
 def lines(values: Iterable[Mapping[str, Any]], output: str) -> Iterator[str]:
-    """Rows as lines, one by one as they come: JSON Lines, or CSV with a head."""
+    """Rows as lines, one by one as they come: JSON Lines, items of a YAML list, or CSV with a head."""
     head = False
     for value in values:
         if output == "csv":
@@ -60,6 +65,8 @@ def lines(values: Iterable[Mapping[str, Any]], output: str) -> Iterator[str]:
                 yield _csv(value.keys())
                 head = True
             yield _csv(_cell(v) for v in value.values())
+        elif output == "yaml":
+            yield f"- {_json(value)}"
         else:
             yield _json(value)
 

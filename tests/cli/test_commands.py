@@ -123,6 +123,14 @@ def test_a_book_that_follows_nothing_is_shown_with_its_state(ask: Ssmd, imported
     assert (ran.document["state"], ran.document["bids"]) == ("SYNCING", [])
 
 
+def test_data_replay_is_replay(ask: Ssmd) -> None:
+    asked = ("--date", "2026-08-10", "--verify", "-o", "json")
+    documents = [ask(*noun, *asked).document for noun in (("replay",), ("data", "replay"))]
+    schema.check("replay", documents[1])
+    one, other = ({k: v for k, v in d.items() if k not in {"elapsed_s", "entries_per_s"}} for d in documents)
+    assert one == other
+
+
 def test_tables_are_for_people(ask: Ssmd) -> None:
     assert "VALID" in ask("book", "KXTEST-A", "-o", "table").out
     assert "entries_per_s" in ask("replay", "--date", "2026-08-10", "-o", "table").out
@@ -132,6 +140,8 @@ def test_tables_are_for_people(ask: Ssmd) -> None:
 
 def test_journal_tail(ask: Ssmd) -> None:
     everything = ask("journal", "tail", "-o", "jsonl").lines
+    for line in everything:
+        schema.check("entry", line)
     positions = [int(e["position"].rpartition(":")[2]) for e in everything]
     assert positions == list(range(1, len(everything) + 1))
     assert ask("journal", "tail", "--limit", "3", "-o", "jsonl").lines == everything[-3:]
@@ -158,6 +168,8 @@ def test_journal_tail_by_time(ask: Ssmd) -> None:
 
 def test_journal_tail_of_the_digests(ask: Ssmd) -> None:
     found = ask("journal", "tail", "local.system", "-o", "jsonl").lines
+    for line in found:
+        schema.check("entry", line)
     assert {e["type"] for e in found} == {"digest", "checkpoint"}
     assert {e["body"]["data"]["stream"] for e in found} == {"local_md_import"}
 
@@ -165,6 +177,8 @@ def test_journal_tail_of_the_digests(ask: Ssmd) -> None:
 def test_journal_show(ask: Ssmd) -> None:
     (book,) = ask("journal", "tail", "internal.local.import.kalshi.book.KXTEST-A", "-o", "jsonl").lines
     shown = ask("journal", "show", book["position"], "-o", "json").document
+    schema.check("record", shown)
+    schema.check("streams", ask("journal", "streams", "-o", "json").document)
     assert {k: shown[k] for k in book} == book
     assert shown["raw"] == market("KXTEST-A")[0]["event"]
     assert shown["subject"] == "internal.local.import.kalshi.book.KXTEST-A"
@@ -180,6 +194,7 @@ def test_csv(ask: Ssmd) -> None:
 def test_doctor_holds_here(ask: Ssmd) -> None:
     ran = ask("doctor", "-o", "json")
     assert ran.code == 0, ran.out
+    schema.check("doctor", ran.document)
     found = {c["check"]: c for c in ran.document}
     assert "2." in found["journal"]["detail"]
     assert found["local_md_import"]["status"] == "ok"

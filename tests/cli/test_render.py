@@ -60,3 +60,12 @@ def test_formats_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     assert '{"e":[1]}' in shown
     render.rows([], "table", title="things")
     assert capsys.readouterr().out == "no things\n"
+
+
+def test_yaml_is_json_under_yaml_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    render.one(ROWS[0], "yaml")
+    assert capsys.readouterr().out == 'a: 1\nb: "x,\\"y\\"\\nz"\nc: null\nd: {"e":[1]}\n'
+    render.rows(ROWS, "yaml")
+    assert [json.loads(line.removeprefix("- ")) for line in capsys.readouterr().out.splitlines()] == ROWS
+    render.rows([], "yaml")
+    assert capsys.readouterr().out == "[]\n"

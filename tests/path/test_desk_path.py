@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import ministack
+from tests.cli import schema
 from tests.journal.servers import TOKEN, free_port, nats_server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +68,7 @@ def test_services_on_a_nats_and_an_s3(tmp_path: Path) -> None:
                 said, _ = process.communicate(timeout=SECONDS)
                 assert process.returncode == 0, said
                 if process is connector:
+                    schema.check("connector", json.loads(said))
                     assert json.loads(said)["entries"] >= 1_000
         newest = last(environ)
         assert newest
