@@ -246,8 +246,7 @@ class _Reader:
         while (found := await bounds(self._link, self._stream)) is None:
             if not self._follow:
                 return False
-            await self._clock.sleep(self._delay)
-            self._delay = min(self._delay * 2, _POLL_MOST_S)
+            await self.pause()
         if not self._bounded:
             self._end = await self._last_wanted(found)
             self._bounded = True
