@@ -307,12 +307,7 @@ def select(block: Block, symbols: Collection[str]) -> Block:
     rows = block.rows
     chosen = np.array([s in symbols for s in block.symbols], bool)
     mask = chosen[rows["symbol"]] | (rows["kind"] == Kind.gap) | (rows["kind"] == Kind.control)
-    if mask.all():
-        return block
-    return Block(
-        rows=rows[mask], changes=block.changes, trades=block.trades, tickers=block.tickers, cold=block.cold,
-        symbols=block.symbols, epochs=block.epochs, feeds=block.feeds, texts=block.texts,
-    )  # fmt: skip
+    return block if mask.all() else block.with_rows(rows[mask])
 
 
 def read_segment(data: bytes) -> Iterator[Block]:
