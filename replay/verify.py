@@ -64,13 +64,10 @@ class Verifier:
         for projection in projections:
             name, version = projection.name, projection.version
             ours = [d for d in ledger.digests if (d.projection, d.version, d.day) == (name, version, day) and d.sequence <= last]
-            if ours:
-                same = ours[-1].opening == openings[name]
-                if not same:
-                    was = ours[-1].opening or "nothing"
-                    self._verified.count(
-                        same, f"{name}: the live run opened the day with {was}, its day before closed with {openings[name]}"
-                    )
+            if ours and ours[-1].opening != openings[name]:
+                was = ours[-1].opening or "nothing"
+                what = f"{name}: the live run opened the day with {was}, its day before closed with {openings[name]}"
+                self._verified.count(same=False, what=what)
             self._digests.update({d.place: d for d in ours if d.opening == openings[name]})
             self._checkpoints.update(
                 {
