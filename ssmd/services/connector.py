@@ -30,7 +30,7 @@ from ssmd.services.ledger import Ledger
 
 TICK_S = 1.0
 _NEW = frozenset(("created", "activated"))
-_SPECIAL = frozenset((Unparsed, Gap, Lifecycle))
+_SPECIAL = frozenset((Unparsed, Gap, Lifecycle, Control))  # counted, or may come with more than themselves (a refusal)
 _GOOD_NS = 30_000_000_000  # a connection that lasted this long was a good one
 # Frames between turns of the event loop: about 5 ms, so that a batch in flight and the socket are served meanwhile.
 RUN = 256

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from exchanges.adapter import Normalised, Output
 from exchanges.kalshi.adapter import KalshiAdapter
 from exchanges.kalshi.rest import KalshiRest
 from exchanges.kalshi.signing import Signer
@@ -443,6 +444,37 @@ def test_an_entry_that_the_journal_would_not_take_is_told_and_the_rest_goes_on()
         desk.check_order()
 
     play(scene, journal=MemoryJournal(max_entry_bytes=900))
+
+
+class Refused(KalshiAdapter):
+    """Its venue answers the first frame's command with an error and nothing else."""
+
+    def __init__(self, symbols: Sequence[str], since_ns: int, **refusal: str) -> None:
+        super().__init__(symbols, since_ns=since_ns)
+        self.refusal = refusal
+
+    def frame(self, data: bytes, recv_ns: int) -> Output:
+        del data, recv_ns
+        refusal, self.refusal = self.refusal, {}
+        return Output((Normalised(Control("error", "trade", "{}")),), **refusal)
+
+
+def test_a_subscription_that_the_venue_ends_at_once_is_tried_on_a_new_connection() -> None:
+    async def scene(desk: Desk) -> None:
+        connector = desk.connector(adapters=lambda symbols, since_ns: Refused(symbols, since_ns, reconnect="code 10"))
+        async with desk.running(connector):
+            await until(lambda: connector.status.connections > 2)
+        assert "code 10" in desk.controls("closed")[0].body.detail  # type: ignore[union-attr]
+
+    play(scene)
+
+
+def test_a_subscription_that_the_venue_refuses_for_good_ends_the_run() -> None:
+    async def scene(desk: Desk) -> None:
+        with pytest.raises(VenueRefused, match="permissions"):
+            await desk.connector(adapters=lambda symbols, since_ns: Refused(symbols, since_ns, error="check the permissions")).run()
+
+    play(scene)
 
 
 def test_a_venue_that_is_not_there_is_waited_for() -> None:
