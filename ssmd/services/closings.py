@@ -47,7 +47,8 @@ class Closings:
             after = self._with(folder, before, checkpoint)
             if after != before:
                 self._storage.put(manifest_key(folder), after.encode())
-            del self._waiting[key]
+            if self._waiting[key] is checkpoint:  # `saw` may have put a newer one meanwhile, from another thread
+                del self._waiting[key]
 
     def _with(self, folder: str, manifest: Manifest, checkpoint: Checkpoint) -> Manifest:
         at = checkpoint.digest

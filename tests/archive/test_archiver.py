@@ -23,6 +23,7 @@ from journal.segment import Limits
 from journal.subjects import Stream
 from projections.digests import Checkpoint, Digest, checkpoint_entry, store
 from ssmd.services.archiver import Archiver
+from ssmd.services.closings import Closings
 
 MARKET, SYSTEM, IMPORT = Stream("local", shard="0"), Stream("local", domain="system"), Stream("local", shard="import")
 SMALL = Limits(entries=16, raw_bytes=400, block_rows=5, raw_frame_bytes=100)
@@ -464,6 +465,36 @@ def test_a_manifest_that_another_archiver_overwrote_is_noticed_and_healed_by_a_r
         await archiver(journal, storage).catch_up()
         assert await everything(ArchiveReader(storage, "local"), MARKET) == await everything(journal, MARKET)
         assert {key for key, _ in storage.list("")} == named(storage)
+
+    asyncio.run(main())
+
+
+class Interrupting(MemoryStorage):
+    """Calls `meanwhile` once, in the middle of a put."""
+
+    meanwhile: Callable[[], None] | None = None
+
+    def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
+        if (meanwhile := self.meanwhile) is not None:
+            self.meanwhile = None
+            meanwhile()
+        return super().put(key, data, if_absent=if_absent)
+
+
+def test_a_checkpoint_seen_while_an_older_one_is_copied_is_copied_next() -> None:
+    async def main() -> None:
+        storage, journal = Interrupting(), await journal_of(MARKET, [entry(n) for n in range(40)])
+        await archiver(journal, storage).catch_up()
+        older, newer = (
+            checkpoint_entry(Checkpoint(Digest("book", 1, MARKET.name, DAY, 40, digest, 40, ""), "local/_snapshots/s", closing=True))
+            for digest in ("older", "newer")
+        )
+        closings = Closings(storage)
+        closings.saw(older)
+        storage.meanwhile = lambda: closings.saw(newer)
+        for digest in ("older", "newer"):
+            closings.copy()
+            assert manifest(storage, "local/kalshi/2026-08-10").snapshots[0].closing.digest == digest
 
     asyncio.run(main())
 
