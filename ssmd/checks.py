@@ -193,7 +193,7 @@ async def _asked(url: str, token: str, env: str, clock: Clock) -> tuple[list[Che
 def _monitored(url: str, monitor: str, server_id: str) -> Check:
     """The sync setting, which a server tells on its monitoring port only."""
     where = shown(url)
-    monitor = monitor or f"http://{urlsplit(where).hostname}:{_MONITOR_PORT}"
+    monitor = monitor or f"http://{urlsplit(where.partition(',')[0]).hostname}:{_MONITOR_PORT}"
     try:
         with build_opener(ProxyHandler({})).open(f"{monitor.rstrip('/')}/varz", timeout=_MONITOR_S) as answer:
             told = json.loads(answer.read(_MONITOR_BYTES))

@@ -30,7 +30,7 @@ def shared(function: _F) -> _F:
                 callback=_keep,
             ),
             click.option(
-                "--nats", metavar="URL", help="NATS server instead of the embedded one: nats://[TOKEN@]HOST:PORT. [SSMD_NATS]",
+                "--nats", metavar="URL", help="NATS instead of the embedded one: nats://[TOKEN@]HOST:PORT, several by commas. [SSMD_NATS]",
                 expose_value=False, callback=_keep,
             ),
             click.option(

@@ -23,6 +23,7 @@ class Settings:
     data_dir: Path = Path(DATA_DIR)
     nats_url: str = ""  # "": the embedded server of `data_dir`
     nats_token: str = field(default="", repr=False)
+    replicas: int = 1  # of streams made on `nats_url`
     storage_url: str = ""  # "": `data_dir`/objects
     feed: str = "kalshi"
     timezone: str = "UTC"
@@ -44,6 +45,7 @@ class Settings:
             "SSMD_DATA": str(self.data_dir),
             "SSMD_NATS": self.nats_url,
             "SSMD_NATS_TOKEN": self.nats_token,
+            "SSMD_REPLICAS": str(self.replicas) if self.replicas != 1 else "",
             "SSMD_STORAGE": self.storage_url,
         }
         return {name: value for name, value in values.items() if value}
@@ -56,19 +58,28 @@ class Settings:
             return flags.get(name) or environ.get(f"SSMD_{name.upper()}") or default
 
         url, token = _nats(value("nats"))
+        replicas = environ.get("SSMD_REPLICAS") or "1"
+        if replicas not in {"1", "3", "5"}:
+            raise CallerError(f"SSMD_REPLICAS={replicas}: a stream has 1, 3 or 5 replicas")
+        if replicas != "1" and not url:
+            raise CallerError(f"SSMD_REPLICAS={replicas}: the embedded server is one; name a cluster with --nats")
         return cls(
             env=check_name("env", value("env", ENV)),
             data_dir=Path(value("data", DATA_DIR)).expanduser().absolute(),
             nats_url=url,
             nats_token=token or environ.get("SSMD_NATS_TOKEN", ""),
+            replicas=int(replicas),
             storage_url=value("storage"),
         )
 
 
-def _nats(url: str) -> tuple[str, str]:
-    """The URL without its token, so that it can be shown, and the token."""
-    if not url:
-        return "", ""
+def _nats(urls: str) -> tuple[str, str]:
+    """The URLs, several of one cluster separated by commas, without their token, so that they can be shown, and the token."""
+    found = [_server(url.strip()) for url in urls.split(",") if url.strip()]
+    return ",".join(url for url, _ in found), next((token for _, token in found if token), "")
+
+
+def _server(url: str) -> tuple[str, str]:
     parts = urlsplit(url if "://" in url else f"nats://{url}")
     try:
         port = parts.port or 4222
@@ -82,8 +93,12 @@ def _nats(url: str) -> tuple[str, str]:
     return urlunsplit((parts.scheme, f"{host}:{port}", "", "", "")), parts.username or ""
 
 
-def shown(url: str) -> str:
-    """`url` without what it may hold of secrets."""
+def shown(urls: str) -> str:
+    """`urls` without what they may hold of secrets."""
+    return ",".join(_shown(url) for url in urls.split(","))
+
+
+def _shown(url: str) -> str:
     parts = urlsplit(url)
     if "@" not in parts.netloc:
         return url

@@ -29,7 +29,7 @@ async def open_journal(settings: Settings, clock: Clock, *, read_only: bool = Fa
     from journal.jetstream import JetStreamJournal
 
     if settings.nats_url:
-        journal = await JetStreamJournal.connect(settings.nats_url, clock, token=settings.nats_token or None)
+        journal = await JetStreamJournal.connect(settings.nats_url, clock, token=settings.nats_token or None, replicas=settings.replicas)
         try:
             yield journal
         finally:

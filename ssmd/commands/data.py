@@ -8,12 +8,11 @@ from pathlib import Path
 
 import click
 
+from exchanges.venues import VENUES
 from ssmd import render
 from ssmd.commands.replay import replay
 from ssmd.options import configured, examples
 from ssmd.settings import Settings
-
-FEEDS = ("kalshi",)  # whose frames an adapter can read from a recording
 
 
 def _tell(text: str) -> None:
@@ -36,7 +35,7 @@ data.add_command(replay)
         "ssmd replay --date 2026-08-10 --shard import --verify",
     ),
 )
-@click.option("--feed", type=click.Choice(FEEDS), required=True, help="Whose messages these are.")
+@click.option("--feed", type=click.Choice(tuple(VENUES)), required=True, help="Whose messages these are.")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
 @configured
 def import_(*, feed: str, paths: tuple[Path, ...], settings: Settings, output: str) -> None:

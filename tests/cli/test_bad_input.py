@@ -18,6 +18,7 @@ import pytest
 
 from tests.cli.conftest import Ran
 from tests.cli.recorded import market, write
+from tests.journal.servers import TOKEN, nats_server
 
 Ssmd = Callable[..., Ran]
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,6 +121,14 @@ def test_nats_that_is_too_old(ssmd: Ssmd) -> None:
         ran = ssmd("doctor", "--nats", url, "-o", "json")
         assert ran.code == 1
         assert "2.9.10" in {c["check"]: c["detail"] for c in ran.document}["journal"]
+
+
+def test_replicas_on_one_server(ssmd: Ssmd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSMD_REPLICAS", "3")
+    recording = write(tmp_path / "a.ndjson", market("A"))
+    with nats_server(tmp_path) as server:
+        url = server.url.replace("//", f"//{TOKEN}@")
+        refused(ssmd("data", "import", "--feed", "kalshi", recording, "--nats", url), "replicas")
 
 
 def test_a_data_directory_that_is_a_file(ssmd: Ssmd, tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ def test_they_refuse_to_change() -> None:
         ("nats://secret@h", "nats://h:4222", "secret"),
         ("tls://secret@[::1]:1", "tls://[::1]:1", "secret"),
         ("nats://user:pass@h", "nats://user:pass@h", ""),
+        ("nats://secret@a, nats://secret@b:1", "nats://a:4222,nats://b:1", "secret"),
+        ("nats://user:pass@a,nats://user:pass@b", "nats://user:pass@a,nats://user:pass@b", ""),
     ],
 )
 def test_a_token_in_the_url_leaves_it(url: str, kept: str, token: str) -> None:
@@ -50,7 +52,8 @@ def test_the_token_variable() -> None:
 
 
 def test_a_child_reads_the_same() -> None:
-    settings = Settings.read({"env": "desk", "data": "/a", "nats": "nats://t@h:1", "storage": "s3://b"}, {})
+    settings = Settings.read({"env": "desk", "data": "/a", "nats": "nats://t@h:1", "storage": "s3://b"}, {"SSMD_REPLICAS": "3"})
+    assert settings.replicas == 3
     assert Settings.read({}, settings.environ()) == settings
 
 
@@ -60,3 +63,9 @@ def test_a_child_reads_the_same() -> None:
 def test_bad_values_are_refused(flags: dict[str, str]) -> None:
     with pytest.raises((CallerError, BadSubject)):
         Settings.read(dict(flags), {})
+
+
+@pytest.mark.parametrize(("nats", "replicas"), [("nats://h", "2"), ("nats://h", "three"), ("", "3")])
+def test_replicas_that_cannot_be(nats: str, replicas: str) -> None:
+    with pytest.raises(CallerError, match="SSMD_REPLICAS"):
+        Settings.read({"nats": nats}, {"SSMD_REPLICAS": replicas})
