@@ -27,6 +27,7 @@ from journal.entry import Lifecycle, canonical_json
 from journal.errors import CallerError, VenueRefused, VenueUnavailable
 
 PAGE = 1_000  # markets of one answer, the venue's most
+MAX_PAGES = 1_000  # of one list: a million markets, about 200 MB of symbols
 TICKERS = 100  # of one query: about 3 kB of URL
 TIMEOUT_S = 15.0
 MAX_ANSWER_BYTES = 32 << 20  # a page of 1,000 markets with their rules is about 3 MB
@@ -223,7 +224,7 @@ class KalshiRest:
     async def _pages(self, *, series: str = "", tickers: Sequence[str] = (), status: str = "") -> AsyncIterator[list[Market]]:
         cursor = ""
         seen: set[str] = set()  # one cursor a page
-        while True:
+        for _ in range(MAX_PAGES):
             page = parse_markets(await self._answer(markets_path(cursor=cursor, series=series, tickers=tickers, status=status)))
             if page.markets:
                 yield page.markets
@@ -233,6 +234,7 @@ class KalshiRest:
             if cursor in seen:
                 raise VenueUnavailable("/markets repeats a page: the same cursor came twice; the list would never end")
             seen.add(cursor)
+        raise VenueRefused(f"{self._url}/markets does not end within {MAX_PAGES} pages; check the feed's REST URL, or name --series")
 
     async def _answer(self, path: str) -> bytes:
         delays = Backoff(self._rng, 0.5, 8.0)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from exchanges.kalshi.rest import (
+    MAX_PAGES,
     MAX_TRIES,
     Answer,
     KalshiRest,
@@ -147,6 +148,13 @@ def test_pages_are_followed_to_the_end() -> None:
     assert venue.markets(series=["KXA"]) == ["U", "A", "B", "C"]
     assert [url.rpartition("status=")[2].split("&")[0] for url in venue.asked] == ["unopened", "open", "open", "open"]
     assert [url.rpartition("cursor=")[2] for url in venue.asked[2:]] == ["2", "3"]
+
+
+def test_a_list_without_end_is_refused() -> None:
+    venue = Venue(*(page(cursor=str(n)) for n in range(1, MAX_PAGES + 2)))
+    with pytest.raises(VenueRefused, match="does not end"):
+        venue.markets(series=["KXA"])
+    assert len(venue.asked) == MAX_PAGES
 
 
 def test_a_page_that_repeats_is_refused() -> None:
