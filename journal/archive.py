@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator,
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from hashlib import sha256
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from journal.block import Block
 from journal.clock import Clock
 from journal.codec import body_kind_name
 from journal.entry import Record
-from journal.errors import BadObject, CallerError, NotFound
+from journal.errors import BadObject, CallerError, HoleInStream, NotFound
 from journal.manifest import Manifest, ObjectRef, SegmentRef, date_name
 from journal.protocols import MAX_BATCH, Journal, Storage, StreamInfo
 from journal.segment import Segment, cut, read_raw
@@ -139,6 +140,21 @@ class ArchiveReader:
     async def close(self) -> None:
         return None
 
+    async def prove(self, stream: Stream, day: int) -> None:
+        """Raise `BadObject` unless the raw objects of `day`, which no block is made of, are what the manifest says."""
+        gone = None
+        for _ in range(_TRIES):  # the tail may be replaced while we read
+            try:
+                for _, ref in await asyncio.to_thread(segments_of, self._storage, stream, day):
+                    if ref.raw:
+                        await asyncio.to_thread(fetch, self._storage, ref.raw)
+            except NotFound as error:
+                gone = error
+            else:
+                return
+        if gone:
+            raise _gone(gone) from gone
+
     async def days(self, stream: Stream) -> list[int]:
         """Days with entries of the stream, ascending."""
         known = await asyncio.to_thread(segments_of, self._storage, stream)
@@ -175,7 +191,7 @@ class ArchiveReader:
             except NotFound as error:  # the tail was replaced since we read the manifest
                 tries += 1
                 if tries == _TRIES:
-                    raise BadObject(f"{error}, yet a manifest names it; restore the object or archive the day again") from error
+                    raise _gone(error) from error
             else:
                 return
             finally:
@@ -191,6 +207,7 @@ class ArchiveReader:
     def _blocks(self, ref: SegmentRef, start: int, end: int | None, symbols: Collection[str] | None, *, raw: bool) -> list[Block]:
         try:
             segment = Segment(fetch(self._storage, ref.norm))
+            _check(segment, ref)
             if not raw:
                 return list(segment.blocks(start=start, end=end, symbols=symbols))
             return list(_joined(segment, fetch(self._storage, ref.raw) if ref.raw else b"", start, end))
@@ -198,6 +215,23 @@ class ArchiveReader:
             if ref.norm.key in str(error) or (ref.raw and ref.raw.key in str(error)):
                 raise
             raise BadObject(f"{ref.norm.key}: {error}") from error
+
+
+def _gone(error: NotFound) -> BadObject:
+    return BadObject(f"{error}, yet a manifest names it; restore the object or archive the day again")
+
+
+def _check(segment: Segment, ref: SegmentRef) -> None:
+    """Raise `BadObject` for a manifest that was changed: it must say of a segment what the segment says of itself."""
+    infos = segment.infos
+    told = (ref.stream, ref.first, ref.last, ref.entries, ref.min_effective_ns, ref.max_effective_ns)
+    rows, least, most = int(infos["rows"].sum()), int(infos["min_effective_ns"].min()), int(infos["max_effective_ns"].max())
+    found = (segment.stream, int(infos["first"][0]), int(infos["last"][-1]), rows, least, most)
+    if found != told or (ref.raw_bytes and not ref.raw):
+        raise BadObject(
+            f"the manifest that names {ref.norm.key} was changed: it says {told} (stream, first, last, entries, effective times)"
+            f"{' and no raw object' if not ref.raw else ''}, the segment says {found}; restore the manifest from a copy"
+        )
 
 
 def _joined(segment: Segment, raw: bytes, start: int, end: int | None) -> Iterator[Block]:
@@ -236,7 +270,20 @@ def fetch(storage: Storage, ref: ObjectRef) -> bytes:
 
 
 def segments_of(storage: Storage, stream: Stream, day: int | None = None) -> list[Located]:
-    """The stream's segments in order, over all days or of one."""
+    """The stream's segments in order, over all days or of one. Raises `HoleInStream` when one is missing between others."""
+    for _ in range(_TRIES):  # a day may end between our reads of two manifests
+        located = _look(storage, stream, day)
+        hole = next((two for two in pairwise(located) if two[0].ref.last + 1 != two[1].ref.first), None)
+        if not hole or day is not None:
+            return located
+    before, after = hole  # type: ignore[misc]
+    raise HoleInStream(
+        f"the archive of {stream.name} goes from {before.ref.last} (in {manifests.manifest_key(before.folder)}) to {after.ref.first} (in "
+        f"{manifests.manifest_key(after.folder)}): a manifest was changed or deleted; restore it from a copy"
+    )
+
+
+def _look(storage: Storage, stream: Stream, day: int | None) -> list[Located]:
     folders = [
         f"{root}/{date}" for root in _roots(storage, stream) for date in ([date_name(day)] if day is not None else storage.folders(root))
     ]

@@ -74,6 +74,7 @@ async def replay(
     openings = {p.name: c for p in projections if storage and (c := ledger.opening(p, day))}
     verifier = None
     if verify:
+        await source.prove(stream, day)
         digests = {p.name: openings[p.name].digest.digest if p.name in openings else "" for p in projections}
         verifier = Verifier(ledger, projections, digests, day, last=last, symbols=symbols, storage=storage)
     runner = Runner(projections, stream.name, mark=listed(verifier.marks if verifier else []), crossing=True)

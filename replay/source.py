@@ -43,6 +43,10 @@ class Source(Protocol):
         """Last sequence it has of the stream, 0 if none."""
         ...
 
+    async def prove(self, stream: Stream, day: int) -> None:
+        """Raise `BadObject` for stored objects of `day` that `blocks` does not read and that are not what was stored."""
+        ...
+
     def records(self, stream: Stream, subjects: Sequence[str]) -> AsyncIterator[list[Record]]:
         """Whole entries on some subjects, over all days."""
         ...
@@ -67,6 +71,9 @@ class ArchiveSource:
     async def last(self, stream: Stream) -> int:
         info = await self._archive.info(stream)
         return info.last if info else 0
+
+    async def prove(self, stream: Stream, day: int) -> None:
+        await self._archive.prove(stream, day)
 
     async def records(self, stream: Stream, subjects: Sequence[str]) -> AsyncIterator[list[Record]]:
         async for records in self._archive.read(stream, subjects=subjects):
@@ -117,6 +124,9 @@ class JournalSource:
         info = await self._journal.info(stream)
         return info.last if info else 0
 
+    async def prove(self, stream: Stream, day: int) -> None:
+        """The server checks each message as it is read."""
+
     async def records(self, stream: Stream, subjects: Sequence[str]) -> AsyncIterator[list[Record]]:
         async for records in self._journal.read(stream, subjects=subjects):
             yield records
@@ -146,6 +156,9 @@ class JoinedSource:
 
     async def last(self, stream: Stream) -> int:
         return max(await self._archive.last(stream), await self._journal.last(stream))
+
+    async def prove(self, stream: Stream, day: int) -> None:
+        await self._archive.prove(stream, day)
 
     async def records(self, stream: Stream, subjects: Sequence[str]) -> AsyncIterator[list[Record]]:
         seam = await self._archive.last(stream)

@@ -18,7 +18,7 @@ from journal.archive import ArchiveReader, rebuild
 from journal.clock import WallClock
 from journal.codec import encode
 from journal.entry import Change, Control, Delta, Entry, Gap, Kind, Record
-from journal.errors import BadObject, CallerError, NotFound
+from journal.errors import BadObject, CallerError, HoleInStream, NotFound
 from journal.memory import MemoryJournal, MemoryStorage
 from journal.protocols import JournalReader, Storage
 from journal.s3 import S3Storage
@@ -153,6 +153,11 @@ def test_an_object_that_is_not_what_the_manifest_says_is_named(kind: str, damage
         assert len(await everything(reader, STREAM, end=16)) == 16
         if kind == "raw":  # folds need no raw bytes
             assert sum([len(b) async for b in reader.blocks(STREAM)]) == 40
+            with pytest.raises(BadObject, match="not what its manifest says"):
+                await reader.prove(STREAM, DAY)
+            storage.delete(keys[1])
+            with pytest.raises(BadObject, match="a manifest names it"):
+                await reader.prove(STREAM, DAY)
 
     asyncio.run(main())
 
@@ -177,6 +182,49 @@ def test_a_damaged_manifest_is_named(damage: bytes) -> None:
         storage.put("local/kalshi/2026-08-10/manifest.json", damage)
         with pytest.raises(BadObject, match=r"2026-08-10/manifest\.json is not a manifest"):
             await everything(ArchiveReader(storage, "local"), STREAM)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [{"last": 12}, {"first": 3}, {"entries": 15}, {"raw": None}, {"max_effective_ns": 1}, {"min_effective_ns": 1}],
+    ids=lambda lie: next(iter(lie)),
+)
+def test_a_manifest_that_was_changed_is_named(lie: dict[str, Any]) -> None:
+    async def main() -> None:
+        storage = MemoryStorage()
+        await archive(storage, STREAM, [entry(n) for n in range(16)])
+        key = "local/kalshi/2026-08-10/manifest.json"
+        told = msgspec.json.decode(storage.get(key))
+        told["segments"][0] |= lie
+        storage.put(key, msgspec.json.encode(told))
+        with pytest.raises(BadObject, match="was changed"):
+            assert [block async for block in ArchiveReader(storage, "local").blocks(STREAM, day=DAY)]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("missing", ["segment", "day"])
+def test_a_hole_between_segments_is_no_shorter_history(missing: str) -> None:
+    async def main() -> None:
+        storage = MemoryStorage()
+        await archive(storage, STREAM, [entry(n, day=DAY + n // 40) for n in range(120)])
+        key = "local/kalshi/2026-08-11/manifest.json"
+        told = msgspec.json.decode(storage.get(key))
+        assert len(told["segments"]) == 3
+        del told["segments"][1]
+        storage.put(key, msgspec.json.encode(told))
+        if missing == "day":
+            storage.delete(key)
+        reader = ArchiveReader(storage, "local")
+        for attempt in (reader.info(STREAM), reader.days(STREAM), everything(reader, STREAM)):
+            with pytest.raises(HoleInStream, match="a manifest was changed or deleted"):
+                await attempt
+        journal = MemoryJournal()
+        await journal.ensure(STREAM)
+        with pytest.raises(HoleInStream, match="restore it"):  # nor does an archiver go on behind it
+            await Archiver(journal, storage, "local", WallClock(), limits=SMALL).catch_up()
 
     asyncio.run(main())
 
