@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from exchanges.simulator.book import Ladder, TrueBook
+from exchanges.simulator.book import Ladder, TrueBook, price_text
 from exchanges.simulator.market import Catalogue, Fields, Market
 
 # `at_ms`: venue time of sending, never decreasing. `body`: the JSON of the frame's `msg`.
@@ -61,6 +61,23 @@ class Lifecycle(msgspec.Struct, gc=False):
     result: str = ""
     settlement_value: int = 0
     close_ms: int = 0
+
+
+def determined(ticker: str, at_ms: int, result: str, value: int) -> Lifecycle:
+    """The venue says how a market ended; `value` in micro-dollars."""
+    message = {
+        "market_ticker": ticker,
+        "determination_ts": at_ms // 1000,
+        "result": result,
+        "settlement_value": price_text(value),
+        "event_type": "determined",
+    }
+    return Lifecycle(at_ms, ticker, msgspec.json.encode(message), "determined", result=result, settlement_value=value)
+
+
+def settled(ticker: str, at_ms: int) -> Lifecycle:
+    message = {"market_ticker": ticker, "settled_ts": at_ms // 1000, "event_type": "settled"}
+    return Lifecycle(at_ms, ticker, msgspec.json.encode(message), "settled")
 
 
 Happening = Delta | Snapshot | Trade | Ticker | Lifecycle

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from exchanges.simulator.book import DOLLAR, TrueBook, count_text, price_text
@@ -12,8 +13,19 @@ Fields = dict[str, Any]
 
 def iso(ms: int) -> str:
     """RFC 3339 with as many decimals as needed, as the venue writes times."""
-    text = datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    text = _second(ms // 1000)
     return f"{text}.{ms % 1000:03d}Z" if ms % 1000 else f"{text}Z"
+
+
+def precise_iso(us: int) -> str:
+    """RFC 3339 to the microsecond, trailing zeros trimmed, as the venue writes the `ts` of a frame."""
+    whole, micros = divmod(us, 1_000_000)
+    return f"{_second(whole)}.{micros:06d}".rstrip("0").rstrip(".") + "Z"
+
+
+@lru_cache(maxsize=2)  # nearly all frames share the second of the frame before
+def _second(whole: int) -> str:
+    return datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 class Market:

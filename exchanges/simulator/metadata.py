@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from exchanges.simulator.book import price_micros
-from exchanges.simulator.feed import Lifecycle
+from exchanges.simulator.feed import Lifecycle, determined, settled
 from exchanges.simulator.market import Catalogue, Fields, Market, iso
 from journal.errors import CallerError
 
@@ -91,6 +91,7 @@ class Listings:
                 continue
             event = self._events[fields["event_ticker"]]
             close_ms, settled_ms = parse_ms(fields["close_time"]), parse_ms(fields.get("settlement_ts", ""))
+            result, value = fields.get("result", ""), price_micros(fields.get("settlement_value_dollars") or "0")
             market = Market(
                 ticker,
                 fields["event_ticker"],
@@ -105,10 +106,9 @@ class Listings:
             )
             market.determined = bool(settled_ms and settled_ms < from_ms)
             if market.determined:
-                market.result, market.settled_ms = fields.get("result", ""), settled_ms + shift_ms
-                market.settlement_value = price_micros(fields.get("settlement_value_dollars") or "0")
+                market.result, market.settlement_value, market.settled_ms = result, value, settled_ms + shift_ms
             elif settled_ms:
-                endings += _ending(ticker, fields, settled_ms + shift_ms)
+                endings += determined(ticker, settled_ms + shift_ms, result, value), settled(ticker, settled_ms + shift_ms)
             catalogue.list_market(market, _moved(event, shift_ms))
         for ticker, seen in sorted(self._seen.items()):
             if ticker not in self._markets:
@@ -124,29 +124,6 @@ class Listings:
                 )
                 catalogue.list_market(market)
         return catalogue, sorted(endings, key=lambda ending: ending.at_ms)
-
-
-def _ending(ticker: str, fields: Fields, at_ms: int) -> list[Lifecycle]:
-    value = fields.get("settlement_value_dollars") or "0.0000"
-    determined = {
-        "market_ticker": ticker,
-        "determination_ts": at_ms // 1000,
-        "result": fields.get("result", ""),
-        "settlement_value": value,
-        "event_type": "determined",
-    }
-    settled = {"market_ticker": ticker, "settled_ts": at_ms // 1000, "event_type": "settled"}
-    return [
-        Lifecycle(
-            at_ms,
-            ticker,
-            msgspec.json.encode(determined),
-            "determined",
-            result=fields.get("result", ""),
-            settlement_value=price_micros(value),
-        ),
-        Lifecycle(at_ms, ticker, msgspec.json.encode(settled), "settled"),
-    ]
 
 
 def parse_ms(text: str) -> int:

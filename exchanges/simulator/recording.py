@@ -18,7 +18,7 @@ import msgspec
 
 from exchanges.simulator.book import TrueBook, count_hundredths, parse_ladder, price_micros
 from exchanges.simulator.feed import Delta, Happening, Lifecycle, Snapshot, Ticker, Trade
-from exchanges.simulator.market import Catalogue
+from exchanges.simulator.market import Catalogue, precise_iso
 from exchanges.simulator.metadata import Listings
 from journal.errors import CallerError
 
@@ -269,7 +269,6 @@ class Moved:
     def __init__(self, shift_ms: int) -> None:
         self._shift_ms = shift_ms
         self._second = ("", 0)  # the last second seen and its Unix time: most frames share it
-        self._text = (0, "")
 
     def body(self, body: bytes) -> bytes:
         """A message with every time field moved."""
@@ -309,8 +308,4 @@ class Moved:
                 return text
         if self._second[1] < 0:  # the venue's zero time is the year 1
             return text
-        micros = self._second[1] * 1_000_000 + int(fraction[:6].ljust(6, "0")) + self._shift_ms * 1000
-        whole, micros = divmod(micros, 1_000_000)
-        if whole != self._text[0]:
-            self._text = (whole, datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S"))
-        return f"{self._text[1]}.{micros:06d}".rstrip("0").rstrip(".") + "Z"
+        return precise_iso(self._second[1] * 1_000_000 + int(fraction[:6].ljust(6, "0")) + self._shift_ms * 1000)

@@ -11,7 +11,6 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from itertools import count
 from random import Random
 from uuid import UUID
@@ -19,8 +18,8 @@ from uuid import UUID
 import msgspec
 
 from exchanges.simulator.book import DOLLAR, TrueBook, count_text, price_text
-from exchanges.simulator.feed import Delta, Happening, Lifecycle, Snapshot, Ticker, Trade
-from exchanges.simulator.market import Catalogue, Market
+from exchanges.simulator.feed import Delta, Happening, Lifecycle, Snapshot, Ticker, Trade, determined, settled
+from exchanges.simulator.market import Catalogue, Market, precise_iso
 from exchanges.simulator.series import SERIES, Series, price_ranges, step_at, tick_below
 
 SECOND = 1_000_000  # the feed's own time is in microseconds
@@ -88,7 +87,6 @@ class SyntheticFeed:
         self._open: list[Quoted] = []
         self._schedule: list[tuple[int, int, Callable[[int], Iterator[Happening]]]] = []  # a few entries per listed market
         self._order = count()
-        self._second = (-1, "")
         self.skipped: Counter[str] = Counter()
         self._underlyings = [Underlying(kind, strikes) for kind, strikes in zip(SERIES, split(markets), strict=True) if strikes]
 
@@ -263,21 +261,12 @@ class SyntheticFeed:
     def _determine(self, group: list[Quoted], up: list[bool], now_us: int) -> Iterator[Happening]:
         at_ms = self._start_ms + now_us // 1000
         for quoted, won in zip(group, up, strict=True):
-            result, value = ("yes", DOLLAR) if won else ("no", 0)
-            message = {
-                "market_ticker": quoted.market.ticker,
-                "determination_ts": at_ms // 1000,
-                "result": result,
-                "settlement_value": price_text(value),
-                "event_type": "determined",
-            }
-            yield Lifecycle(at_ms, quoted.market.ticker, msgspec.json.encode(message), "determined", result=result, settlement_value=value)
+            yield determined(quoted.market.ticker, at_ms, *(("yes", DOLLAR) if won else ("no", 0)))
 
     def _settle(self, group: list[Quoted], now_us: int) -> Iterator[Happening]:
         at_ms = self._start_ms + now_us // 1000
         for quoted in group:
-            message = {"market_ticker": quoted.market.ticker, "settled_ts": at_ms // 1000, "event_type": "settled"}
-            yield Lifecycle(at_ms, quoted.market.ticker, msgspec.json.encode(message), "settled")
+            yield settled(quoted.market.ticker, at_ms)
 
     def _pause(self, quoted: Quoted, pause: bool, now_us: int) -> Iterator[Happening]:
         if quoted.ended or pause != (quoted in self._open):
@@ -358,7 +347,7 @@ class SyntheticFeed:
         at_ms = at_us // 1000
         body = (
             f'{quoted.prefix}{price_text(price)}","delta_fp":"{count_text(change)}","side":"{"no" if no else "yes"}",'
-            f'"ts":"{self._rfc3339(at_us)}","ts_ms":{at_ms}}}'
+            f'"ts":"{precise_iso(at_us)}","ts_ms":{at_ms}}}'
         ).encode()
         return Delta(at_ms, quoted.market.ticker, body, no, price, change)
 
@@ -370,12 +359,6 @@ class SyntheticFeed:
         """Hundredths of a contract: mostly whole contracts, a third fractional."""
         random = self._rng.random
         return 1 + int(random() * 20_000) if random() < 0.33 else 100 * (1 + int(random() * 500))
-
-    def _rfc3339(self, at_us: int) -> str:
-        whole, micros = divmod(at_us, SECOND)
-        if whole != self._second[0]:
-            self._second = (whole, datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S"))
-        return f"{self._second[1]}.{micros:06d}".rstrip("0").rstrip(".") + "Z"
 
 
 def split(markets: int) -> tuple[int, int, int]:
