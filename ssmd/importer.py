@@ -131,7 +131,7 @@ class Importer:
         files = self._distinct(recordings)
         await self._journal.ensure(self.stream, self._feed)
         try:
-            for n, line in enumerate(merged(files, lambda _: None)):
+            for n, line in enumerate(merged(files)):
                 if n % _RUN == 0:
                     self._advance(_RUN if n else 0)
                     await self._clock.sleep(0)

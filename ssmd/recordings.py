@@ -110,14 +110,14 @@ def examine(path: Path, advance: Callable[[int], None]) -> Recording:
     return Recording(path, digest.digest(), number, size, first_ns or 0)
 
 
-def merged(recordings: list[Recording], advance: Callable[[int], None]) -> Iterator[Line]:
+def merged(recordings: list[Recording]) -> Iterator[Line]:
     """All lines by receive time, then in the order of the files; a file is open only from its first line to its last."""
     waiting = sorted(((r.first_ns, i) for i, r in enumerate(recordings) if r.lines), reverse=True)
     heap: list[tuple[Line, Iterator[Line]]] = []
     while waiting or heap:
         while waiting and (not heap or waiting[-1] <= heap[0][0][:2]):
             _, index = waiting.pop()
-            lines = _lines(index, recordings[index], advance)
+            lines = _lines(index, recordings[index])
             heappush(heap, (next(lines), lines))
         line, lines = heap[0]
         yield line
@@ -127,9 +127,9 @@ def merged(recordings: list[Recording], advance: Callable[[int], None]) -> Itera
             heapreplace(heap, (following, lines))
 
 
-def _lines(index: int, recording: Recording, advance: Callable[[int], None]) -> Iterator[Line]:
+def _lines(index: int, recording: Recording) -> Iterator[Line]:
     order_ns, recv_ns, epoch, number, size = recording.first_ns, recording.first_ns, "", 0, 0
-    for text in _decompressed(recording.path, advance):
+    for text in _decompressed(recording.path, lambda _: None):
         size += len(text.data)
         for data in text.lines:
             number += 1

@@ -20,7 +20,7 @@ def look(*paths: Path) -> list[Recording]:
 
 
 def lines(*paths: Path) -> list[Line]:
-    return list(merged(look(*paths), lambda _: None))
+    return list(merged(look(*paths)))
 
 
 def test_the_three_compressions_are_the_same_recording(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_file_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(json.dumps({"recv_ms": START_MS, "event": {}}).encode() + b"\n")
     with pytest.raises(BadObject, match="changed"):
-        list(merged(examined, lambda _: None))
+        list(merged(examined))
 
 
 def test_folders_are_searched_and_names_checked(tmp_path: Path) -> None:
