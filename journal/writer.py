@@ -31,9 +31,9 @@ _RETRY_FIRST_S, _RETRY_MOST_S = 0.05, 2.0
 class Stamper:
     """Gives one writer's entries their effective time and trading day."""
 
-    def __init__(self, days: DayRule, *, effective_ns: int = 0) -> None:
+    def __init__(self, days: DayRule) -> None:
         self._days = days
-        self._effective_ns = effective_ns
+        self._effective_ns = 0
 
     def stamp(self, recv_ns: int) -> tuple[int, int]:
         """(effective_ns, day) of an entry received at `recv_ns`; call once an entry, in append order."""
