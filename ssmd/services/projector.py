@@ -7,7 +7,7 @@ whole, folds what followed, and journals byte-identical digests; a fold that cam
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
 from journal.block import Block, BlockBuilder
@@ -18,7 +18,7 @@ from journal.protocols import MAX_BATCH, Journal, Storage
 from journal.subjects import Stream
 from projections.digests import CHECKPOINT_EVERY, DIGEST_EVERY, Checkpoint, checkpoint_entry, digest_entry, store
 from projections.projection import Projection
-from projections.registry import PROJECTIONS, create
+from projections.registry import create
 from projections.runner import Runner, Stop, multiples
 from replay.engine import snapshots
 from replay.ledger import Ledger
@@ -38,14 +38,12 @@ class Projector:
         stream: Stream,
         clock: Clock,
         *,
-        names: Sequence[str] = tuple(PROJECTIONS),
         digest_every: int = DIGEST_EVERY,
         checkpoint_every: int = CHECKPOINT_EVERY,
     ) -> None:
         self._journal = journal
         self._storage = storage
         self._clock = clock
-        self._names = names
         self._mark = multiples(digest_every)
         self._checkpoint_every = checkpoint_every
         self._stop = asyncio.Event()
@@ -57,7 +55,7 @@ class Projector:
         self._checkpointed = 0  # sequence of the last checkpoint
 
     def _new_runner(self) -> Runner:
-        return Runner(create(self._names), self.stream.name, mark=self._mark)
+        return Runner(create(), self.stream.name, mark=self._mark)
 
     @property
     def position(self) -> int:
