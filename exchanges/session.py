@@ -158,6 +158,7 @@ class Session:
     async def connect(self) -> Connection:
         """One attempt. Raises `VenueRefused` when another would fail too, `VenueUnavailable` when it may not."""
         config = self.config
+        headers = dict(self._headers(self._clock.wall_ns()))
 
         def make(protocol: ClientProtocol, **options: object) -> _Socket:
             return _Socket(protocol, self._clock, config.max_queue_bytes, **options)
@@ -165,7 +166,7 @@ class Session:
         try:
             socket = await _Connect(
                 config.url,
-                additional_headers=dict(self._headers(self._clock.wall_ns())),
+                additional_headers=headers,
                 compression="deflate" if config.compression else None,
                 open_timeout=config.open_timeout_s,
                 close_timeout=config.close_timeout_s,
@@ -177,7 +178,8 @@ class Session:
             )
         except InvalidStatus as error:
             answer = error.response
-            raise refusal(config.url, answer.status_code, dict(answer.headers.raw_items()), self._clock.wall_ns()) from error
+            said = dict(answer.headers.raw_items())
+            raise refusal(config.url, answer.status_code, said, self._clock.wall_ns(), signed=bool(headers)) from error
         except (InvalidURI, InvalidProxy) as error:
             raise VenueRefused(f"{error}; check the feed's URL and HTTPS_PROXY") from error
         except ImportError as error:  # websockets wants python-socks for such a proxy
@@ -192,9 +194,11 @@ class Session:
         return Connection(socket)
 
 
-def refusal(url: str, status: int, headers: Mapping[str, str], wall_ns: int) -> VenueError:
-    """What an HTTP status instead of an upgrade means, with the likely reason."""
+def refusal(url: str, status: int, headers: Mapping[str, str], wall_ns: int, *, signed: bool = True) -> VenueError:
+    """What an HTTP status instead of an upgrade means, with the likely reason. `signed`: whether a key was used."""
     said = f"{url} answered HTTP {status}"
+    if status in {401, 403} and not signed:
+        return VenueRefused(f"{said}: it wants a key and none was given")
     if status in {401, 403}:
         skew_s = _skew_s(headers, wall_ns)
         if skew_s is not None and abs(skew_s) >= _SKEW_S:

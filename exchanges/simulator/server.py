@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import http
 import logging
+from email.utils import formatdate
 from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -262,6 +263,7 @@ class SimulatorServer:
 
     def _request(self, socket: ServerConnection, request: Request) -> Response | None:
         del socket
+        now_ns = self._clock.wall_ns()
         url = urlsplit(request.path)
         path = unquote(url.path)
         upgrade = path == WS_PATH
@@ -269,16 +271,16 @@ class SimulatorServer:
             wrong = self._authority.objection("GET", url.path, request.headers)
             if wrong:
                 body = {"error": {"code": "authentication_error", "message": wrong}}
-                return _response(http.HTTPStatus.UNAUTHORIZED, msgspec.json.encode(body))
+                return _response(http.HTTPStatus.UNAUTHORIZED, msgspec.json.encode(body), now_ns)
         if upgrade:
             return None
         query = dict(parse_qsl(url.query, keep_blank_values=True))
         if path == "/sim/status":
-            return _response(http.HTTPStatus.OK, msgspec.json.encode(self.status()))
+            return _response(http.HTTPStatus.OK, msgspec.json.encode(self.status()), now_ns)
         if path == "/sim/books":
-            return _response(http.HTTPStatus.OK, msgspec.json.encode(self._true_books()))
+            return _response(http.HTTPStatus.OK, msgspec.json.encode(self._true_books()), now_ns)
         status, answer = self._rest.get(path, query)
-        return _response(http.HTTPStatus(status), answer)
+        return _response(http.HTTPStatus(status), answer, now_ns)
 
     def status(self) -> dict[str, object]:
         """For people and for tests in other processes: ``GET /sim/status``, which Kalshi does not have."""
@@ -331,8 +333,9 @@ def _quiet() -> logging.Logger:
     return logger
 
 
-def _response(status: http.HTTPStatus, body: bytes) -> Response:
+def _response(status: http.HTTPStatus, body: bytes, now_ns: int) -> Response:
     headers = Headers()
+    headers["Date"] = formatdate(now_ns // 1_000_000_000, usegmt=True)
     headers["Content-Type"] = "application/json"
     headers["Content-Length"] = str(len(body))
     headers["Connection"] = "close"

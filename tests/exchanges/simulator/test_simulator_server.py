@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable
@@ -21,6 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Opcode
 
 from exchanges.kalshi.signing import KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, PrivateKey, Signer
+from exchanges.session import Session, SessionConfig
 from exchanges.simulator import server as server_module
 from exchanges.simulator.authority import Authority
 from exchanges.simulator.faults import Fate, Fault, ScriptedFaults
@@ -29,6 +31,7 @@ from exchanges.simulator.rest import PREFIX
 from exchanges.simulator.server import WS_PATH, SimulatorServer
 from exchanges.simulator.synthetic import SyntheticFeed
 from journal.clock import WallClock
+from journal.errors import VenueRefused
 from tests.gold import Books
 
 KEY_ID = "11111111-2222-3333-4444-555555555555"
@@ -197,6 +200,36 @@ def test_signatures_are_checked(kind: str) -> None:
         assert (await get(sim, "/exchange/status", **headers(signer)))[0] == 401  # signed for another path
 
     play(scene, authority=Authority({KEY_ID: key.public_key()}, WallClock()))
+
+
+class _Off(WallClock):
+    """A machine whose clock is off."""
+
+    def __init__(self, seconds: int) -> None:
+        self._off_ns = seconds * 1_000_000_000
+
+    def wall_ns(self) -> int:
+        return super().wall_ns() + self._off_ns
+
+
+@pytest.mark.parametrize(
+    ("off_s", "key", "says"),
+    [
+        (-60, True, r"clock is (59|60|61) s behind the venue's; set the clock"),
+        (3_600, True, r"clock is (3599|3600|3601) s ahead of the venue's"),
+        (0, False, "it wants a key and none was given"),
+    ],
+)
+def test_a_client_is_told_why_it_is_refused(off_s: int, key: bool, says: str) -> None:
+    signer = Signer(KEY_ID, Ed25519PrivateKey.generate())
+    clock = _Off(off_s)
+
+    async def scene(sim: SimulatorServer) -> None:
+        signed = (lambda now_ns: signer.headers("GET", WS_PATH, now_ns)) if key else (lambda _: {})
+        with pytest.raises(VenueRefused, match=says):
+            await Session(SessionConfig(sim.ws_url), clock, random.Random(1), signed).connect()
+
+    play(scene, authority=Authority({KEY_ID: signer.public_key}, WallClock()))
 
 
 @pytest.mark.parametrize("salt", [20, 31, padding.PSS.MAX_LENGTH])
