@@ -12,7 +12,7 @@ from journal.archive import ArchiveReader
 from journal.block import Block, BlockBuilder
 from journal.day import iso, to_date
 from journal.entry import Kind, Record
-from journal.errors import NotFound
+from journal.errors import CorruptionError, NotFound
 from journal.protocols import JournalReader
 from journal.subjects import Stream
 
@@ -143,7 +143,7 @@ class JoinedSource:
     async def blocks(
         self, stream: Stream, *, day: int, start: int = 1, end: int | None = None, symbols: Collection[str] | None = None
     ) -> AsyncIterator[Block]:
-        seam = await self._archive.last(stream)
+        seam = await self._seam(stream)
         until = seam if end is None else min(seam, end)
         async for block in self._archive.blocks(stream, day=day, start=start, end=until, symbols=symbols):
             yield block
@@ -154,6 +154,16 @@ class JoinedSource:
     async def days(self, stream: Stream) -> list[int]:
         return sorted({*await self._archive.days(stream), *await self._journal.days(stream)})
 
+    async def _seam(self, stream: Stream) -> int:
+        seam = await self._archive.last(stream)
+        info = await self._reader.info(stream)
+        if info and info.last < seam:
+            raise CorruptionError(
+                f"{stream.name} is archived to {seam}, and ends at {info.last} in the journal: the journal was lost, cut or replaced; "
+                "restore it, or read one of them (replay --from archive, or journal)"
+            )
+        return seam
+
     async def last(self, stream: Stream) -> int:
         return max(await self._archive.last(stream), await self._journal.last(stream))
 
@@ -161,7 +171,7 @@ class JoinedSource:
         await self._archive.prove(stream, day)
 
     async def records(self, stream: Stream, subjects: Sequence[str]) -> AsyncIterator[list[Record]]:
-        seam = await self._archive.last(stream)
+        seam = await self._seam(stream)
         async for records in self._archive.records(stream, subjects):
             if records := [r for r in records if r.sequence <= seam]:
                 yield records

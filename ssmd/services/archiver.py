@@ -17,9 +17,9 @@ from typing import NamedTuple
 from journal.archive import ArchiveReader, Located, segments_of
 from journal.clock import Clock
 from journal.entry import Record
-from journal.errors import HoleInStream, JournalUnavailable, NotFound, StorageError
+from journal.errors import BadObject, CorruptionError, HoleInStream, JournalUnavailable, NotFound, StorageError
 from journal.manifest import ObjectRef, SegmentRef, decode, folder, manifest_key, new, object_key, object_prefix, segment_ref
-from journal.protocols import JournalReader, Storage
+from journal.protocols import JournalReader, Storage, StreamInfo
 from journal.segment import LIMITS, GapNote, Limits, SegmentBuilder
 from journal.subjects import Stream
 from ssmd.services.closings import Closings
@@ -205,6 +205,7 @@ class Archiver:
         if not known:
             return _Lane(stream, first, archived=first - 1, closed=first - 1)
         where, last = known[-1]
+        await self._compare(stream, last, info)
         await asyncio.to_thread(self._sweep, where, last)
         start = last.last + 1 if last.cut else last.first
         if first > start:
@@ -216,6 +217,26 @@ class Archiver:
         if stream.domain == SYSTEM:
             await self._recall(stream, known)
         return lane
+
+    async def _compare(self, stream: Stream, ref: SegmentRef, info: StreamInfo | None) -> None:
+        """Raise `CorruptionError` when the journal is not the one that was archived: its entries would replace or hide older ones."""
+        end = info.last if info else 0
+        if end < ref.last:
+            raise CorruptionError(
+                f"{stream.name} is archived to {ref.last}, and ends at {end} in the journal: the journal was lost, cut or replaced; "
+                "restore it, or move this archive away and start a new one"
+            )
+        theirs = [r async for rs in self._journal.read(stream, start=ref.last, end=ref.last, subjects=[">"]) for r in rs]
+        ours: list[Record] = []
+        with suppress(BadObject):  # a damaged tail is written again, a damaged segment is told by who reads it
+            async for block in ArchiveReader(self._storage, self._env).blocks(stream, start=ref.last, end=ref.last):
+                ours += block.records()
+        for (_, mine), (_, other) in zip(ours, theirs, strict=False):  # it may have been purged since
+            if (mine.id, mine.recv_ns) != (other.id, other.recv_ns):
+                raise CorruptionError(
+                    f"{stream.name}:{ref.last} is {other.id} in the journal and {mine.id} in the archive: the journal was replaced; "
+                    "restore it, or move this archive away and start a new one"
+                )
 
     async def _recall(self, stream: Stream, known: list[Located]) -> None:
         """Closing checkpoints of the last days may have been archived before the manifests of their days were there."""

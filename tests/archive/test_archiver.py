@@ -15,13 +15,14 @@ from journal.archive import ArchiveReader
 from journal.clock import WallClock
 from journal.codec import encode
 from journal.entry import Change, Control, Delta, Entry, Event, Gap, Record, Trade
-from journal.errors import HoleInStream, NotFound, StorageError
+from journal.errors import CorruptionError, HoleInStream, NotFound, StorageError
 from journal.manifest import Manifest, decode, json_schema, schema_hashes
 from journal.memory import MemoryJournal, MemoryStorage
 from journal.protocols import StreamInfo
 from journal.segment import Limits
 from journal.subjects import Stream
 from projections.digests import Checkpoint, Digest, checkpoint_entry, store
+from replay.source import JoinedSource
 from ssmd.services.archiver import Archiver
 from ssmd.services.closings import Closings
 
@@ -465,6 +466,38 @@ def test_a_manifest_that_another_archiver_overwrote_is_noticed_and_healed_by_a_r
         await archiver(journal, storage).catch_up()
         assert await everything(ArchiveReader(storage, "local"), MARKET) == await everything(journal, MARKET)
         assert {key for key, _ in storage.list("")} == named(storage)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("tail", [10, 32], ids=["open", "closed"])  # 32 is two whole segments
+@pytest.mark.parametrize("length", [0, 5, 200])
+def test_a_journal_that_is_not_the_archived_one_replaces_nothing(tail: int, length: int) -> None:
+    async def main() -> None:
+        storage = MemoryStorage()
+        await archiver(await journal_of(MARKET, [entry(n) for n in range(tail)]), storage).catch_up()
+        before = objects(storage)
+        other = await journal_of(MARKET, [entry(n + 1_000) for n in range(length)])
+        with pytest.raises(CorruptionError, match=r"journal was (lost|replaced)"):
+            await archiver(other, storage).catch_up()
+        assert objects(storage) == before
+        if length < tail:
+            joined = JoinedSource(ArchiveReader(storage, "local"), other)
+            with pytest.raises(CorruptionError, match="read one of them"):
+                assert [block async for block in joined.blocks(MARKET, day=DAY)]
+
+    asyncio.run(main())
+
+
+def test_a_damaged_tail_is_written_again() -> None:
+    async def main() -> None:
+        storage, journal = MemoryStorage(), await journal_of(MARKET, [entry(n) for n in range(10)])
+        await archiver(journal, storage).catch_up()
+        before = objects(storage)
+        storage.put(next(key for key in before if "/norm/" in key), b"damage")
+        await journal.append(MARKET, [entry(10)])
+        await archiver(journal, storage).catch_up()
+        assert await everything(ArchiveReader(storage, "local"), MARKET) == await everything(journal, MARKET)
 
     asyncio.run(main())
 
