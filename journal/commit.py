@@ -198,20 +198,16 @@ class Appender:
         """Sequences of those that are stored, and the others in order, each once. Raises `IdConflict`."""
         trails = self._index.trails
         stored: dict[bytes, int] = {}
-        fresh: dict[bytes, Message] = {}
         doubtful: dict[bytes, list[Message]] = {}
         for message in messages:
             if message.key <= trails[message.epoch].frontier:
                 doubtful.setdefault(message.epoch, []).append(message)
-            elif (twin := fresh.setdefault(message.id, message)) is not message and twin.payload != message.payload:
+        for epoch, some in doubtful.items():
+            await self._find(trails[epoch], some, stored)
+        fresh: dict[bytes, Message] = {}
+        for message in messages:
+            if message.id not in stored and fresh.setdefault(message.id, message).payload != message.payload:
                 raise IdConflict(f"entry {message.id.decode()} is twice in one append, with different content")
-        if doubtful:
-            for epoch, some in doubtful.items():
-                await self._find(trails[epoch], some, stored)
-            fresh.clear()
-            for message in messages:
-                if message.id not in stored and (twin := fresh.setdefault(message.id, message)).payload != message.payload:
-                    raise IdConflict(f"entry {message.id.decode()} is twice in one append, with different content")
         return stored, fresh
 
     async def _find(self, trail: Trail, messages: Sequence[Message], stored: dict[bytes, int]) -> None:
