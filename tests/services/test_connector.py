@@ -449,7 +449,7 @@ def test_an_entry_that_the_journal_would_not_take_is_told_and_the_rest_goes_on()
 class Refused(KalshiAdapter):
     """Its venue answers the first frame's command with an error and nothing else."""
 
-    def __init__(self, symbols: Sequence[str], since_ns: int, **refusal: str) -> None:
+    def __init__(self, symbols: Sequence[str], since_ns: int, **refusal: Any) -> None:
         super().__init__(symbols, since_ns=since_ns)
         self.refusal = refusal
 
