@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Sequence
 
 import msgspec
@@ -79,7 +80,7 @@ async def replay(
         verifier = Verifier(ledger, projections, digests, day, last=last, symbols=symbols, storage=storage)
     runner = Runner(projections, stream.name, mark=listed(verifier.marks if verifier else []), crossing=True)
     if storage and openings:
-        runner.restore(snapshots(storage, openings), day=day)
+        runner.restore(await snapshots(storage, openings), day=day)
 
     tally = _Tally()
     async for read in source.blocks(stream, day=day, end=last, symbols=symbols):
@@ -110,9 +111,9 @@ async def replay(
     )  # fmt: skip
 
 
-def snapshots(storage: Storage, checkpoints: dict[str, Checkpoint]) -> dict[str, tuple[Digest, bytes]]:
-    """The checkpoints' snapshots, ready for `Runner.restore`. Raises `BadObject`."""
-    return {name: (c.digest, load(storage, c.object)) for name, c in checkpoints.items()}
+async def snapshots(storage: Storage, checkpoints: dict[str, Checkpoint]) -> dict[str, tuple[Digest, bytes]]:
+    """The checkpoints' snapshots, ready for `Runner.restore`; read in a thread. Raises `BadObject`."""
+    return {name: (c.digest, await asyncio.to_thread(load, storage, c.object)) for name, c in checkpoints.items()}
 
 
 class _Tally:

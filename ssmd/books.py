@@ -41,10 +41,10 @@ async def _fold(source: Source, storage: Storage, stream: Stream, symbol: str, *
     start = 1
     # The entry of a checkpoint is the latest up to there, except in an import: there only whole days are taken.
     if (place := ledger.before(books, upto[-1], as_of_ns)) and stream.shard != INTERLEAVED:
-        runner.restore(snapshots(storage, {books.name: place}))
+        runner.restore(await snapshots(storage, {books.name: place}))
         start, upto = place.digest.sequence + 1, upto[-1:]
     elif opening := ledger.opening(books, upto[-1]):
-        runner.restore(snapshots(storage, {books.name: opening}), day=upto[-1])
+        runner.restore(await snapshots(storage, {books.name: opening}), day=upto[-1])
         upto = upto[-1:]
     seen = symbol in books.keys()  # noqa: SIM118  (a protocol's method, not a dict)
     for day in upto:

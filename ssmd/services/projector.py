@@ -118,7 +118,7 @@ class Projector:
                 self.notes.append(f"checkpoint {self.stream.name}:{place.sequence} is beyond the stream's end, {last}")
                 continue
             try:
-                states = await self._patiently(lambda c=checkpoints: asyncio.to_thread(snapshots, self._storage, c))  # type: ignore[misc]
+                states = await self._patiently(lambda c=checkpoints: snapshots(self._storage, c))  # type: ignore[misc]
                 self.runner.restore(states)
             except BadObject as error:
                 self.notes.append(str(error))
@@ -156,7 +156,7 @@ class Projector:
             return []
         openings = {p.name: c for p in self.runner.projections if (c := ledger.opening(p, due[0]))}
         if openings:
-            self.runner.restore(await asyncio.to_thread(snapshots, self._storage, openings), day=due[0])
+            self.runner.restore(await snapshots(self._storage, openings), day=due[0])
         folded = [day for day in present if day >= due[0]]
         for day in folded:
             async for block in source.blocks(self.stream, day=day):
