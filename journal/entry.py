@@ -191,3 +191,8 @@ class Record(NamedTuple):
 def canonical_json(value: object) -> bytes:
     """JSON with sorted keys and no white space: one value, one text."""
     return msgspec.json.encode(value, order="sorted")
+
+
+def control(action: str, detail: dict[str, object]) -> Control:
+    """A decision of ours, with `detail` as canonical JSON."""
+    return Control(action, detail=canonical_json(detail).decode())

@@ -27,7 +27,7 @@ import msgspec
 from exchanges.adapter import Adapter, Normalised
 from journal.clock import Clock
 from journal.day import DayRule, iso
-from journal.entry import Book, Control, Delta, Entry, Unparsed, canonical_json
+from journal.entry import Book, Control, Delta, Entry, Unparsed, control
 from journal.errors import JournalUnavailable
 from journal.protocols import MAX_BATCH, Fence, Journal
 from journal.subjects import Stream
@@ -161,7 +161,7 @@ class Importer:
             self.report.days.add(day)
             symbol = f"day-{iso(day)}"
             if not await self._journal.last(self.stream, self.stream.subject(self._feed, "control", symbol)):
-                own.insert(0, Normalised(Control("day_opened", detail=canonical_json({"day": day}).decode()), symbol))
+                own.insert(0, Normalised(control("day_opened", {"day": day}), symbol))
         if line.number == recording.lines:
             self._ended.update(s.epoch for (file, _), s in self._sources.items() if file == line.file)
         if line.number <= source.stored:
@@ -206,11 +206,10 @@ class Importer:
         """The source that `line` is the first of, and how much of it the journal has."""
         # A recording is one epoch; archive lines name theirs, and two connections must not share subscription ids.
         epoch = sha256(recording.sha256 + line.epoch.encode()).digest()[:16] if line.epoch else recording.sha256[:16]
-        facts = {"filtered": True, "lines": recording.lines, "origin": line.epoch, "sha256": recording.sha256.hex()}
-        detail = canonical_json(facts).decode()
+        facts: dict[str, object] = {"filtered": True, "lines": recording.lines, "origin": line.epoch, "sha256": recording.sha256.hex()}
         symbol = f"epoch-{epoch.hex()}"
         source = _Source(epoch, self._adapters(), None)
-        source.opener = self._entry(source, line, Normalised(Control("opened", detail=detail), symbol), 0)
+        source.opener = self._entry(source, line, Normalised(control("opened", facts), symbol), 0)
         known = await self._journal.last(self.stream, self.stream.subject(self._feed, "control", symbol))
         if known:
             body = known.entry.body
@@ -261,7 +260,7 @@ class Importer:
         return _Seen(e.epoch, e.subscription, e.venue_seq, e.effective_ns)
 
     def _close(self, line: Line) -> list[Entry]:
-        body = Control("imported", detail=canonical_json({"lines": line.number}).decode())
+        body = control("imported", {"lines": line.number})
         return [
             self._entry(source, line, Normalised(body, f"epoch-{source.epoch.hex()}"), line.number + 1)
             for (file, _), source in self._sources.items()
@@ -288,7 +287,7 @@ class Importer:
         self._batch.extend(group)
 
     async def _lease(self, line: Line) -> Fence:
-        body = Control("lease", detail=canonical_json({"writer": IMPORT}).decode())
+        body = control("lease", {"writer": IMPORT})
         day = self._days.day_of(line.order_ns)
         epoch = self._rng.randbytes(16)
         entry = Entry(body, self._feed, f"writer-{IMPORT}", epoch, 0, line.order_ns, 0, line.order_ns, day)

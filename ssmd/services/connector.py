@@ -20,7 +20,7 @@ from exchanges.markets import MarketSource, Selection
 from exchanges.session import Connection, Received, Session
 from journal.clock import Clock
 from journal.day import DayRule
-from journal.entry import Body, Control, Gap, Lifecycle, Unparsed, canonical_json
+from journal.entry import Body, Control, Gap, Lifecycle, Unparsed, control
 from journal.errors import NotFound, VenueRefused, VenueUnavailable
 from journal.protocols import Journal
 from journal.subjects import Stream
@@ -184,11 +184,10 @@ class Connector:
         writer = self._connection = self._ledger.connection()
         status.state, status.epoch, status.message = "capturing", writer.epoch.hex(), ""
         status.connections += 1
-        url = self._session.config.url
-        opened = canonical_json(
-            {"kind": "connection", "writer": self._ledger.writer, "instance": self._ledger.instance, "url": url}
-        ).decode()
-        self._note(Control("opened", detail=opened), now_ns, f"epoch-{status.epoch}")
+        opened: dict[str, object] = {
+            "kind": "connection", "writer": self._ledger.writer, "instance": self._ledger.instance, "url": self._session.config.url,
+        }  # fmt: skip
+        self._note(control("opened", opened), now_ns, f"epoch-{status.epoch}")
         adapter = self._adapter = self._adapters(list(self._symbols), self._since_ns)
         tasks: list[asyncio.Task[None]] = []
         reason = "stopped"
@@ -210,8 +209,7 @@ class Connector:
             await asyncio.gather(*tasks, return_exceptions=True)
             self._outbox.clear()
             if not self._ledger.failed:
-                detail = canonical_json({"reason": reason}).decode()
-                self._note(Control("closed", detail=detail), clock.wall_ns(), "")
+                self._note(control("closed", {"reason": reason}), clock.wall_ns(), "")
             self._since_ns = adapter.missing_since_ns or status.last_frame_ns or self._since_ns
             await connection.close()
         status.state, status.message = "waiting", reason

@@ -15,7 +15,7 @@ import msgspec
 from journal.clock import Clock
 from journal.codec import encode
 from journal.day import DayRule, iso, to_date
-from journal.entry import Body, Control, Entry, Gap, Record, Unparsed, canonical_json
+from journal.entry import Body, Entry, Gap, Record, Unparsed, canonical_json, control
 from journal.errors import JournalUnavailable
 from journal.protocols import Journal
 from journal.subjects import Stream
@@ -94,8 +94,8 @@ class Ledger:
         now_ns = self._clock.wall_ns()
         opened: dict[str, object] = {"kind": "run", "writer": self.writer, "instance": self.instance}
         claim: dict[str, object] = {"instance": self.instance, "run": self._run.epoch.hex(), "previous": before.sequence if before else 0}
-        first = self._run.entry(_control("opened", opened), recv_ns=now_ns, symbol=f"epoch-{self._run.epoch.hex()}")
-        lease = self._run.entry(_control("lease", claim), recv_ns=now_ns, symbol=f"writer-{self.writer}")
+        first = self._run.entry(control("opened", opened), recv_ns=now_ns, symbol=f"epoch-{self._run.epoch.hex()}")
+        lease = self._run.entry(control("lease", claim), recv_ns=now_ns, symbol=f"writer-{self.writer}")
         await self._available(lambda: self._journal.append(self._stream, [first]), waiting)
         self._group.fence = await self._available(lambda: self._journal.lease(self._stream, lease), waiting)
         self._group.start()
@@ -129,7 +129,7 @@ class Ledger:
         for epoch in found.dead:
             of = canonical_json({"epoch": epoch}).decode()
             self.say(Gap("connector restarted", from_ns=found.last_ns, to_ns=now_ns, detail=of), now_ns)
-            self.say(_control("closed", {"epoch": epoch, "reason": "its connector died"}), now_ns)
+            self.say(control("closed", {"epoch": epoch, "reason": "its connector died"}), now_ns)
         if not found.dead:
             self.say(Gap("connector was stopped", from_ns=found.last_ns, to_ns=now_ns), now_ns)
         return found.last_ns
@@ -140,7 +140,7 @@ class Ledger:
             return
         with contextlib.suppress(Exception):
             if not self.failed:
-                self.say(_control("closed", {"reason": reason}), self._clock.wall_ns())
+                self.say(control("closed", {"reason": reason}), self._clock.wall_ns())
             async with asyncio.timeout(STOP_S):
                 await self._group.close()
 
@@ -162,7 +162,7 @@ class Ledger:
         self.next_day_ns = self._days.opens_ns(to_date(day) + timedelta(days=1))
         if day != self._known_day:
             self._known_day = day
-            self.say(_control("day_opened", {"day": day}), recv_ns, f"day-{iso(day)}")
+            self.say(control("day_opened", {"day": day}), recv_ns, f"day-{iso(day)}")
 
     def fitting(self, entry: Entry) -> Entry:
         """The entry, or, after a gap, what the journal takes of it: its bytes as they are, else their hash."""
@@ -193,7 +193,3 @@ class Ledger:
             at, times = entry.mono_ns, 1
         if at:
             lag.add(now_ns - at, times)
-
-
-def _control(action: str, detail: dict[str, object]) -> Control:
-    return Control(action, detail=canonical_json(detail).decode())
