@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
@@ -20,11 +21,13 @@ from journal.protocols import MAX_BATCH, Fence, StreamInfo
 from journal.subjects import Stream
 
 MAX_STREAM_BYTES = 64 << 30
+LEAST_STREAM_BYTES = 1 << 30
 DUPLICATE_WINDOW_S = 120  # longer ones cost the server memory even with file storage
 _DECODE_CHUNK = 256  # records decoded before the event loop gets a turn: about 3 ms
 _SUBJECTS_KEPT = 65_536  # rendered subjects: 10 MB at most
 _HEADERS_BYTES = 4_096  # more than those of any message of ours: an id, a batch's id, one expectation
 _NAME_IN_USE = 10058
+_log = logging.getLogger("journal")
 _T = TypeVar("_T")
 
 
@@ -139,7 +142,20 @@ class JetStreamJournal:
         return low
 
     async def ensure(self, stream: Stream, feed: str = "") -> None:
-        """On files, without age limit, refusing when it has `max_stream_bytes`. A stream that exists is left as it is."""
+        """On files, without age limit. A market stream refuses when it has `max_stream_bytes`, which the server sets aside; where it lacks
+        them, the half, and so on down to 1 GiB. A stream that exists is left as it is.
+        """
+        size = wanted = self._max_stream_bytes if stream.is_market else -1
+        while not await self._create(stream, feed, size):
+            size //= 2
+        if size < wanted:
+            _log.warning(
+                "%s has not %.0f GiB for %s, which has %.0f GiB and refuses when they are full: raise max_file_store before that",
+                self._link.where, wanted / (1 << 30), stream.name, size / (1 << 30),
+            )  # fmt: skip
+
+    async def _create(self, stream: Stream, feed: str, max_bytes: int) -> bool:
+        """False when there is no room for so large a stream, but may be for half of it."""
         config = {
             "name": stream.name,
             "subjects": stream.subjects(feed),
@@ -147,7 +163,7 @@ class JetStreamJournal:
             "retention": "limits",
             "discard": "new",
             "max_age": 0,
-            "max_bytes": self._max_stream_bytes,
+            "max_bytes": max_bytes,
             "num_replicas": self._replicas,
             "allow_direct": True,
             "allow_atomic": True,
@@ -157,15 +173,20 @@ class JetStreamJournal:
             await self._link.api(f"STREAM.CREATE.{stream.name}", config)
         except ApiError as error:
             if error.code == _NAME_IN_USE:
-                return
+                return True
             if error.code in STREAM_FULL:
+                if await self.info(stream) is not None:  # room is looked at before names
+                    return True
+                if max_bytes >= 2 * LEAST_STREAM_BYTES:
+                    return False
                 raise JournalFull(
-                    f"{self._link.where} has no room for {stream.name} of {self._max_stream_bytes} bytes: {error};"
+                    f"{self._link.where} has no room for {stream.name} of {max_bytes} bytes: {error};"
                     " free some, raise max_file_store, or ask for a smaller stream"
                 ) from error
             raise self._failed(error) from error
         except NoResponders as error:
             raise self._failed(error) from error
+        return True
 
     async def append(self, stream: Stream, entries: Sequence[Entry], fence: Fence | None = None) -> list[int]:
         if len(entries) > MAX_BATCH:

@@ -22,6 +22,7 @@ from journal.index import TRAILS
 from journal.jetstream import JetStreamJournal
 from journal.link import Sink
 from journal.protocols import MAX_BATCH, Journal
+from journal.subjects import Stream
 from tests.journal.contract import EPOCH, FEED, OTHER_EPOCH, JournalContract, entries, entry, lease, new_stream, opener, sequences, take
 from tests.journal.servers import TOKEN, NatsServer, Proxy, nats_server
 
@@ -390,6 +391,29 @@ def test_a_full_stream_refuses_and_takes_more_once_there_is_room(shared_server: 
             assert await journal.append(stream, entries(391, 400)) == list(range(last + 1, last + 11))
 
     run(body())
+
+
+def test_a_server_with_less_room_than_a_stream_wants(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = f'jetstream {{ store_dir: "{tmp_path / "store"}", sync_interval: always, max_file_store: {7 << 29} }}'
+
+    async def body(url: str) -> None:
+        async with handles(url) as connect:
+            journal = await connect()
+            first, second, third = (Stream("small", shard=s) for s in ("0", "east", "west"))
+            for _ in range(2):
+                await journal.ensure(first, FEED)
+                await journal.ensure(second, FEED)
+            with pytest.raises(JournalFull, match="max_file_store"):
+                await journal.ensure(third, FEED)
+            await journal.ensure(Stream("small", domain="system"))
+            assert await journal.append(second, entries(1, 10)) == list(range(1, 11))
+            streams = [s.name for s in (first, second)] + ["small_system"]
+            sizes = [(await journal._link.api(f"STREAM.INFO.{name}"))["config"]["max_bytes"] for name in streams]
+            assert sizes == [2 << 30, 1 << 30, -1]
+
+    with nats_server(tmp_path, jetstream=False, extra=store) as server:
+        run(body(server.url))
+    assert [r.message for r in caplog.records if "small_md_0, which has 2 GiB" in r.message]
 
 
 def test_a_stream_without_atomic_batches_takes_single_appends_and_is_named_once(
