@@ -47,6 +47,13 @@ class SessionConfig:
     backoff_first_s: float = 0.5
     backoff_most_s: float = 30.0
 
+    @property
+    def where(self) -> str:
+        """The URL as it may be shown and journalled: without user, password and query, which may be secrets."""
+        scheme, mark, rest = self.url.partition("://")
+        authority, slash, path = rest.partition("?")[0].partition("/")
+        return f"{scheme}{mark}{authority.rpartition('@')[2]}{slash}{path}"
+
 
 class _Connect(connect):
     """Follows no redirect: our headers are signed for one host and path."""
@@ -179,17 +186,20 @@ class Session:
         except InvalidStatus as error:
             answer = error.response
             said = dict(answer.headers.raw_items())
-            raise refusal(config.url, answer.status_code, said, self._clock.wall_ns(), signed=bool(headers)) from error
-        except (InvalidURI, InvalidProxy) as error:
-            raise VenueRefused(f"{error}; check the feed's URL and HTTPS_PROXY") from error
+            raise refusal(config.where, answer.status_code, said, self._clock.wall_ns(), signed=bool(headers)) from error
+        except (InvalidURI, InvalidProxy) as error:  # their texts hold the whole URL
+            what = "its proxy" if isinstance(error, InvalidProxy) else config.where
+            raise VenueRefused(f"{what} is not a valid URL: {error.msg}; check the feed's URL and HTTPS_PROXY") from error
         except ImportError as error:  # websockets wants python-socks for such a proxy
             raise VenueRefused(f"{error}: pip install python-socks, or name an HTTP proxy in HTTPS_PROXY") from error
         except SSLCertVerificationError as error:
             raise VenueRefused(
-                f"{config.url}: its certificate is not trusted ({error.verify_message}); SSL_CERT_FILE may name a CA"
+                f"{config.where}: its certificate is not trusted ({error.verify_message}); SSL_CERT_FILE may name a CA"
             ) from error
         except (OSError, InvalidHandshake, WebSocketException, EOFError) as error:
-            raise VenueUnavailable(f"cannot connect to {config.url}: {str(error) or type(error).__name__}") from error
+            raise VenueUnavailable(f"cannot connect to {config.where}: {str(error) or type(error).__name__}") from error
+        except ValueError as error:  # a port that is no number, a host that is none
+            raise VenueRefused(f"{config.where} is not a valid URL; check the feed's URL") from error
         assert isinstance(socket, _Socket)  # noqa: S101  (made by `make`)
         return Connection(socket)
 

@@ -195,6 +195,8 @@ class KalshiRest:
     """The venue's REST at `url` (with ``/trade-api/v2``). `get` is the blocking transport, called in a thread."""
 
     def __init__(self, url: str, clock: Clock, rng: random.Random, *, get: Callable[[str], Answer] = fetch) -> None:
+        if "@" in url or "?" in url:
+            raise CallerError("the REST URL has a user or a query: such secrets are not for URLs; name the address alone")
         if urlsplit(url).scheme not in {"http", "https"}:
             raise CallerError(f"REST URL {url!r}: it must begin with https:// (or http://)")
         self._url = url.rstrip("/")

@@ -185,7 +185,7 @@ class Connector:
         status.state, status.epoch, status.message = "capturing", writer.epoch.hex(), ""
         status.connections += 1
         opened: dict[str, object] = {
-            "kind": "connection", "writer": self._ledger.writer, "instance": self._ledger.instance, "url": self._session.config.url,
+            "kind": "connection", "writer": self._ledger.writer, "instance": self._ledger.instance, "url": self._session.config.where,
         }  # fmt: skip
         self._note(control("opened", opened), now_ns, f"epoch-{status.epoch}")
         adapter = self._adapter = self._adapters(list(self._symbols), self._since_ns)

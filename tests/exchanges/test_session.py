@@ -252,6 +252,13 @@ def test_a_url_that_is_none() -> None:
         asyncio.run(Session(SessionConfig("https://venue"), CLOCK, random.Random(1)).connect())
 
 
+@pytest.mark.parametrize("url", ["ws://me:hidden@127.0.0.1:9/ws?token=hidden", "ftp://me:hidden@venue/?hidden", "ws://hidden@a:b/ws"])
+def test_what_is_said_of_a_url_holds_no_secret(url: str) -> None:
+    with pytest.raises((VenueRefused, VenueUnavailable)) as refused:
+        asyncio.run(Session(SessionConfig(url), CLOCK, random.Random(1)).connect())
+    assert "hidden" not in str(refused.value)
+
+
 def test_backoff_doubles_to_its_most_with_jitter_and_starts_over() -> None:
     backoff = Backoff(random.Random(3), 0.5, 4.0)
     for step in (0.5, 1, 2, 4, 4):

@@ -22,6 +22,7 @@ from exchanges.kalshi.rest import (
     parse_status,
 )
 from exchanges.markets import Selection
+from journal.clock import WallClock
 from journal.errors import CallerError, VenueRefused, VenueUnavailable
 
 URL = "https://venue/trade-api/v2/"
@@ -223,3 +224,10 @@ def test_no_proxy_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         assert fetch(f"http://127.0.0.1:{server.server_port}/") == (200, b"here")
     with pytest.raises(OSError, match="refused"):
         fetch("http://venue.test/")
+
+
+@pytest.mark.parametrize("url", ["https://me:hidden@venue/", "https://venue/?key=hidden"])
+def test_a_url_with_secrets_is_refused_without_repeating_them(url: str) -> None:
+    with pytest.raises(CallerError) as refused:
+        KalshiRest(url, WallClock(), random.Random(1))
+    assert "hidden" not in str(refused.value)
