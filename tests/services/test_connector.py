@@ -53,17 +53,18 @@ class Desk:
 
     def connector(self, **options: Any) -> Connector:
         rng = random.Random(next(self.seeds))
+        clock = options.pop("clock", CLOCK)
         config = SessionConfig(options.pop("url", self.sim.ws_url), backoff_first_s=0.02, backoff_most_s=0.1, close_timeout_s=0.2)
         headers = options.pop("headers", lambda _: {})
         defaults: dict[str, Any] = {
             "feed": "kalshi",
             "days": DayRule(),
-            "session": Session(config, CLOCK, rng, headers),
+            "session": Session(config, clock, rng, headers),
             "adapters": lambda symbols, since_ns: KalshiAdapter(symbols, since_ns=since_ns),
             "markets": KalshiRest(self.sim.rest_url, CLOCK, rng),
             "selection": EVERYTHING,
         }
-        return Connector(self.journal, STREAM, CLOCK, rng, **defaults | options)
+        return Connector(self.journal, STREAM, clock, rng, **defaults | options)
 
     @asynccontextmanager
     async def running(self, connector: Connector) -> AsyncIterator[asyncio.Task[None]]:
@@ -397,6 +398,40 @@ def test_a_day_begins_in_its_stream_with_its_opening() -> None:
         desk.check_books()
 
     play(scene, speed=1.0, frames=3_500)
+
+
+class Stepped(WallClock):
+    """A machine whose clock is set while we run."""
+
+    step_ns = 0
+
+    def wall_ns(self) -> int:
+        return super().wall_ns() + self.step_ns
+
+
+def test_a_clock_that_is_set_back_and_forward_breaks_no_order_and_decides_a_day_once() -> None:
+    async def scene(desk: Desk) -> None:
+        clock = Stepped()
+        connector = desk.connector(clock=clock)
+        async with desk.running(connector) as task:
+            for step_s in (-3_600, 86_400, -86_400, 0):
+                seen = connector.status.frames
+                await until(lambda seen=seen: connector.status.frames > seen + 150)  # type: ignore[misc]
+                clock.step_ns = step_s * 1_000_000_000
+            await desk.drained(connector)
+            assert not task.done()
+        assert connector.status.connections == 1
+        assert desk.raws() == desk.sent(1)
+        desk.check_order()
+        days = [entry.day for entry in desk.entries]
+        assert days == sorted(days)
+        assert [json.loads(e.body.detail)["day"] for e in desk.controls("day_opened")] == sorted(set(days))  # type: ignore[union-attr]
+        assert len(set(days)) == 2
+        received = [entry.recv_ns for entry in desk.entries]  # as the clock told, wrong or not
+        assert min(received) < received[0] < max(received) - 86_000 * 10**9
+        desk.check_books()
+
+    play(scene, speed=1.0, frames=1_500)
 
 
 class Faltering(MemoryJournal):
