@@ -15,6 +15,7 @@ import msgspec
 
 from journal.clock import Clock, WallClock
 from ssmd.options import DURATION, configured, examples
+from ssmd.services.supervisor import follow_parent
 from ssmd.settings import Settings
 
 
@@ -158,6 +159,7 @@ async def _serve(finished: Any, clock: Clock, duration_ns: int | None) -> int:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, stopped, 130)
     loop.add_signal_handler(signal.SIGTERM, stopped, 0)
+    follow_parent()
     playing = asyncio.ensure_future(finished)
     waits: set[asyncio.Future[Any]] = {stop, playing}
     if duration_ns is not None:

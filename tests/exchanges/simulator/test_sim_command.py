@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,25 @@ def simulator(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str
 
 def ended(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*SIM, *arguments], capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child of its parent's death")
+def test_it_ends_with_the_supervisor_that_started_it() -> None:
+    supervisor = """if True:
+        import os, subprocess, sys
+        child = subprocess.Popen(sys.argv[1:], env={**os.environ, "SSMD_PARENT": str(os.getpid())}, stdout=subprocess.PIPE)
+        child.stdout.readline()
+        print(child.pid, flush=True)
+        child.wait()
+    """
+    with subprocess.Popen([sys.executable, "-c", supervisor, *SIM, "--no-auth"], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = Path("/proc", parent.stdout.readline().strip())
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while child.exists() and "\nState:\tZ" not in (child / "status").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
