@@ -242,10 +242,13 @@ def write_block(block: Block) -> bytes:
 def read_block(message: bytes) -> Block:
     """Inverse of `write_block`: views of `message`, not copies. Raises `BadObject`."""
     m = Message(message)
+    numbers, hashes = m.integers(9).tolist(), m.blobs(10)
+    if len(numbers) != len(hashes):
+        raise BadObject(f"a block has {len(hashes)} raw hashes for {len(numbers)} rows")
     return Block(
         rows=m.structs(0, ROW), changes=m.structs(1, CHANGE), trades=m.structs(2, TRADE), tickers=m.structs(3, TICKER),
         cold=m.blobs(4), symbols=m.texts(5), epochs=m.blobs(6), feeds=m.texts(7), texts=m.texts(8),
-        hashes=dict(zip(m.integers(9).tolist(), m.blobs(10), strict=True)),
+        hashes=dict(zip(numbers, hashes, strict=True)),
     )  # fmt: skip
 
 

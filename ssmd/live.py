@@ -20,6 +20,7 @@ from projections.registry import create
 from ssmd.render import LEAST_DECIMALS, decimal_text
 
 _RATE_SECONDS = 3
+_COOLING, _COLD = 0.9, 0.1  # a frame of the table: of what is shown, three quarters is of the last three seconds
 _NOTES = 6  # lines kept below the table
 _STYLE = {"VALID": "green", "SYNCING": "yellow", "STALE": "red"}
 _TOLD = ("opened", "closed", "day_opened", "resync", "lease")
@@ -35,6 +36,7 @@ class LiveView:
         self._decimals = LEAST_DECIMALS.get(feed, (0, 0))
         (self._books,) = create(["book"])
         self.activity: dict[str, int] = {}  # entries by symbol
+        self._heat: dict[str, float] = {}  # entries of late, by symbol: what the table shows
         self._trades: dict[str, Entry] = {}
         self._samples: deque[tuple[int, int]] = deque([(clock.mono_ns(), 0)])
         self._notes: deque[str] = deque(maxlen=_NOTES)
@@ -75,6 +77,7 @@ class LiveView:
             if body.action in _TOLD:
                 self.note(f"{body.action} {entry.symbol or json.loads(body.detail or '{}').get('reason', '')}")
         elif entry.symbol:
+            self._heat[entry.symbol] = self._heat.get(entry.symbol, 0) + 1
             self.activity[entry.symbol] = self.activity.get(entry.symbol, 0) + 1
             if isinstance(body, Trade):
                 self.trades += 1
@@ -93,8 +96,9 @@ class LiveView:
             table.add_column(name, no_wrap=True)
         for name in ("bid", "size", "ask", "size", "last trade", "size", "entries"):
             table.add_column(name, justify="right", no_wrap=True)
-        for symbol, count in sorted(self.activity.items(), key=lambda item: (-item[1], item[0]))[:rows]:
-            table.add_row(*self._row(symbol), f"{count:,}")
+        for symbol in sorted(sorted(self._heat, key=lambda s: self._heat[s])[-rows:]):
+            table.add_row(*self._row(symbol), f"{self.activity[symbol]:,}")
+        self._heat = {symbol: heat * _COOLING for symbol, heat in self._heat.items() if heat > _COLD}
         return Group(table, processes, *(Text(f"  {note}", style="dim") for note in self._notes))
 
     def _row(self, symbol: str) -> list[RenderableType]:

@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from journal.clock import Clock
+from journal.errors import CallerError
 from journal.protocols import Journal
 from journal.subjects import Stream
 from ssmd.live import LiveView
@@ -127,7 +128,9 @@ def _free_port() -> int:
 
 
 def recording_option(path: str | None) -> list[str]:
-    """The simulator's options for a recording, absolute because a child may run elsewhere."""
+    """The simulator's options for a recording, absolute because a child may run elsewhere. Raises `CallerError`."""
+    if path and not Path(path).exists():
+        raise CallerError(f"{path}: no such file or folder; name a recording, or leave it out for a synthetic venue")
     return ["--recording", str(Path(path).absolute())] if path else []
 
 

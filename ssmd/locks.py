@@ -19,6 +19,11 @@ def archiver_lock(data_dir: Path, env: str) -> Path:
     return data_dir / f"archiver-{env}.lock"
 
 
+def capture_lock(data_dir: Path) -> Path:
+    """Held by the one `ssmd up` or `ssmd demo` of this data directory."""
+    return data_dir / "up.lock"
+
+
 def import_lock(data_dir: Path) -> Path:
     """Held by the one import into this data directory."""
     return data_dir / "import.lock"

@@ -14,6 +14,7 @@ from ssmd import options
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from journal.clock import Clock
     from replay.engine import ReplayResult
     from ssmd.local_run import LocalRun
     from ssmd.settings import Settings
@@ -22,6 +23,7 @@ DEMO_DIR = ".ssmd/demo"
 _RECORDING_SPEED = "60"  # a quarter of an hour in fifteen seconds
 _SYNTHETIC = ["--rate", "1500", "--markets", "30", "--seed", "7"]
 _CRASH_AT = 0.4  # of the run
+_CLEAR_S, _POLL_S = 15.0, 0.1  # a server stops two seconds after its last user
 NEXT = """\
 The data is in {data}. Ask it things:
 
@@ -42,30 +44,27 @@ The data is in {data}. Ask it things:
 def demo(recording: str | None, seconds: float, *, settings: Settings, output: str) -> int:
     """Capture a simulated venue, kill the connector, recover, archive, replay, compare every digest.
 
-    Exit code 0: every digest of the replay equals the live one; 1: at least one does not. Starts afresh in .ssmd/demo,
-    unless --data-dir says otherwise.
+    Exit code 0: every digest of the replay equals the live one; 1: at least one does not. Each demo starts afresh in .ssmd/demo; --data-dir
+    and SSMD_DATA are not for it.
     """
     del output
     from dataclasses import replace
 
-    from ssmd.settings import DATA_DIR
-
-    if settings.data_dir == Path(DATA_DIR).absolute():
-        settings = replace(settings, data_dir=Path(DEMO_DIR).absolute())
-        shutil.rmtree(settings.data_dir, ignore_errors=True)
-    return asyncio.run(_demo(settings, recording, seconds))
+    return asyncio.run(_demo(replace(settings, data_dir=Path(DEMO_DIR).absolute()), recording, seconds))
 
 
 async def _demo(settings: Settings, recording: str | None, seconds: float) -> int:
     from journal.clock import WallClock
     from ssmd.local_run import LocalRun, Venue, console, recording_option
+    from ssmd.locks import capture_lock, held
     from ssmd.wiring import open_journal
 
     clock, out = WallClock(), console()
     simulate = ["--speed", _RECORDING_SPEED, *recording_option(recording)] if recording else _SYNTHETIC
+    await _clear(settings.data_dir, clock)
     out.rule("1  capture")
     out.print(f"A simulated Kalshi, a journal, a connector, an archiver and a projector, each a process; data in {settings.data_dir}\n")
-    async with open_journal(settings, clock) as journal:
+    async with held(capture_lock(settings.data_dir), clock, waiting=None), open_journal(settings, clock) as journal:
         local = LocalRun(settings, clock, journal, out)
 
         async def crash() -> None:
@@ -85,6 +84,20 @@ async def _demo(settings: Settings, recording: str | None, seconds: float) -> in
     shown = data.relative_to(Path.cwd()) if data.is_relative_to(Path.cwd()) else data
     out.print(NEXT.format(data=shown, symbol=symbol, date=result.date), markup=False, highlight=False)
     return 1 if result.verify.mismatched else 0
+
+
+async def _clear(data_dir: Path, clock: Clock) -> None:
+    """Remove the last demo's data. A server that still lives there is waited for: without its directory it would never end."""
+    from journal.embedded import server_status
+    from journal.errors import CallerError
+
+    for _ in range(int(_CLEAR_S / _POLL_S)):
+        if server_status(data_dir) is None:
+            break
+        await clock.sleep(_POLL_S)
+    else:
+        raise CallerError(f"another ssmd is at work in {data_dir}; stop it (a demo, a tail --follow), then run the demo again")
+    shutil.rmtree(data_dir, ignore_errors=True)
 
 
 async def _verify(settings: Settings, local: LocalRun, out: Console) -> ReplayResult | None:

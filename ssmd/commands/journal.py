@@ -18,6 +18,11 @@ from ssmd.options import MOMENT, POSITION, configured, examples
 from ssmd.settings import Settings
 from ssmd.wiring import open_journal
 
+_NOTHING = (
+    "no entries there. A subject is ENV.FEED.TYPE.SYMBOL (of imports internal.ENV.import.FEED.TYPE.SYMBOL); a symbol's bytes other than "
+    "letters, digits, '_' and '-' are written %XX, so a dot is %2E; `ssmd journal streams` lists what is there"
+)
+
 
 @click.group()
 def journal() -> None:
@@ -29,8 +34,8 @@ def journal() -> None:
         "ssmd journal tail --limit 5",
         "ssmd journal tail --follow --since 1m",
         "ssmd journal tail local.kalshi.trade -o jsonl",
-        "ssmd journal tail 'local.kalshi.*.KXGOLD15M-26AUG101800-00'",
-        "ssmd journal tail local.day.events",
+        "ssmd journal tail 'internal.local.import.kalshi.*.KXGOLD15M-26AUG101800-00'",
+        "ssmd journal tail local.system",
     )
 )
 @click.argument("subject", default="")
@@ -54,6 +59,8 @@ def tail(*, subject: str, since: int | None, until: int | None, follow: bool, li
             printed = _Printed(output)
             async for stream, records in tailing.follow(opened, streams, span) if follow else tailing.stored(opened, streams, span):
                 printed.write((stream, record) for record in records)
+            if not printed.count:
+                click.echo(_NOTHING, err=True)
 
     asyncio.run(run())
 
@@ -65,8 +72,11 @@ class _Printed:
         self._table = output == "table"
         self._output = "jsonl" if output == "json" else output  # entries are a stream: never one array
         self._head = True
+        self.count = 0
 
-    def write(self, records: Iterable[tuple[Stream, Record]]) -> None:
+    def write(self, found: Iterable[tuple[Stream, Record]]) -> None:
+        records = list(found)
+        self.count += len(records)
         if self._table:
             sys.stdout.writelines(documents.row(s, r) + "\n" for s, r in records)
         else:

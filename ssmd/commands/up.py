@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ssmd import options
+
+if TYPE_CHECKING:
+    from journal.clock import Clock
+    from journal.protocols import Journal
 
 EXAMPLES = """\b
 Examples:
@@ -32,11 +36,12 @@ Examples:
 def up(duration: int | None, *, settings: Any, output: str, **venue: Any) -> None:
     """Capture a venue into the journal, archive it and fold it, with a live table.
 
-    Without a key the venue is simulated. Ctrl-C stops everything in order; nothing that was captured is lost by it.
+    Without a key the venue is simulated. Ctrl-C (exit code 130) stops everything in order; nothing that was captured is lost by it.
     """
     del output
     from journal.errors import CallerError
     from ssmd.local_run import LocalRun, Venue, console, recording_option
+    from ssmd.locks import capture_lock, held
     from ssmd.wiring import open_journal
 
     chosen = [option for name in ("series", "ticker") for value in venue[name] for option in (f"--{name}", value)]
@@ -47,6 +52,8 @@ def up(duration: int | None, *, settings: Any, output: str, **venue: Any) -> Non
             raise CallerError("the venue needs both --key-id and --key-file")
         source = Venue(None, ["--key-id", venue["key_id"], "--key-file", venue["key_file"], *chosen])
     else:
+        if chosen and venue["recording"] is None:
+            raise CallerError("--series and --ticker choose among the real venue's markets: add --key-id and --key-file, or --sim")
         simulate = ["--speed", venue["speed"], "--seed", str(venue["seed"]), *recording_option(venue["recording"])]
         source = Venue(simulate, chosen)
 
@@ -54,15 +61,23 @@ def up(duration: int | None, *, settings: Any, output: str, **venue: Any) -> Non
         from journal.clock import WallClock
 
         clock = WallClock()
+        async with held(capture_lock(settings.data_dir), clock, waiting=None) as mine:
+            if not mine:
+                raise CallerError(f"another `ssmd up` is capturing into {settings.data_dir}; stop it, or name another --data-dir")
+            async with open_journal(settings, clock) as journal:
+                await capture(clock, journal)
+
+    async def capture(clock: Clock, journal: Journal) -> None:
         out = console()
-        async with open_journal(settings, clock) as journal:
-            out.print(f"data in {settings.data_dir}; {'a simulated venue' if source.simulate is not None else 'Kalshi'}; Ctrl-C stops")
-            local = LocalRun(settings, clock, journal, out)
-            try:
-                await local.start(source)
-                await local.watch(duration / 1e9 if duration else None)
-            finally:
-                await asyncio.shield(local.finish())
-        out.print(f"stopped; {local.view.line()}\nnext: ssmd replay --date today --from archive --verify")
+        out.print(f"data in {settings.data_dir}; {'a simulated venue' if source.simulate is not None else 'Kalshi'}; Ctrl-C stops")
+        local = LocalRun(settings, clock, journal, out)
+        try:
+            await local.start(source)
+            await local.watch(duration / 1e9 if duration else None)
+        finally:
+            await asyncio.shield(local.finish())
+            info = await journal.info(local.stream)
+            out.print(f"stopped; {local.stream.name} holds {info.last if info else 0:,} entries")
+            out.print(f"next: ssmd replay --data-dir {settings.data_dir} --date today --from archive --verify", soft_wrap=True)
 
     asyncio.run(run())

@@ -50,6 +50,8 @@ class Supervisor:
         """Start ``ssmd ARGS`` and keep it running until `stop`."""
         child = Child(name, args)
         self.children[name] = child
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self.log(name).write_bytes(b"")  # of this run only
         await self._spawn(child)
         child.task = asyncio.create_task(self._keep(child), name=f"keep {name}")
         return child
@@ -86,7 +88,6 @@ class Supervisor:
                 await asyncio.wait([child.task])
 
     async def _spawn(self, child: Child) -> None:
-        self._logs.mkdir(parents=True, exist_ok=True)
         with self.log(child.name).open("ab") as log:
             child.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "ssmd.cli", *child.args,
