@@ -11,7 +11,9 @@ $(STAMP): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "ssmd needs Python 3.11 as '$(PYTHON)'; or say: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-uv.lock
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@# A machine whose network inspects TLS trusts a certificate of its own: then the second try succeeds.
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock 2>/dev/null || \
+	$(BIN)/uv pip sync --quiet --system-certs --python $(BIN)/python --require-hashes requirements.lock
 	@$(BIN)/python -c "import pathlib,sysconfig; pathlib.Path(sysconfig.get_path('purelib'),'ssmd-checkout.pth').write_text('$(CURDIR)\n')"
 	@printf '#!%s\nimport sys\nfrom ssmd.cli import main\nsys.exit(main())\n' '$(CURDIR)/$(BIN)/python' > $(BIN)/ssmd && chmod +x $(BIN)/ssmd
 	@$(BIN)/python -c "import projections.kernels" # compiled once, into __pycache__
