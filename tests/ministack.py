@@ -33,7 +33,7 @@ def install() -> Path:
             python = HOME / "bin" / "python"
             subprocess.run([sys.executable, "-m", "venv", "--without-pip", HOME], check=True)
             uv = Path(sys.prefix) / "bin" / "uv"
-            sync = [uv, "pip", "sync", "--quiet", "--python", python, "--require-hashes", LOCK]
+            sync: list[str | Path] = [uv, "pip", "sync", "--quiet", "--python", python, "--require-hashes", LOCK]
             # As in the Makefile: the second try trusts the machine's own certificates too.
             if subprocess.run(sync, check=False, capture_output=True).returncode:
                 subprocess.run([*sync, "--system-certs"], check=True)
