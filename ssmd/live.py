@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -16,8 +14,9 @@ from journal.entry import Control, Entry, Gap, Trade
 from journal.errors import NotFound
 from journal.protocols import JournalReader
 from journal.subjects import Stream
-from projections.registry import create
+from projections.book import BookProjection
 from ssmd.render import LEAST_DECIMALS, decimal_text
+from ssmd.services.predecessor import detail_of
 
 _RATE_SECONDS = 3
 _COOLING, _COLD = 0.9, 0.1  # a frame of the table: of what is shown, three quarters is of the last three seconds
@@ -34,7 +33,7 @@ class LiveView:
         self._stream = stream
         self._clock = clock
         self._decimals = LEAST_DECIMALS.get(feed, (0, 0))
-        (self._books,) = create(["book"])
+        self._books = BookProjection()
         self.activity: dict[str, int] = {}  # entries by symbol
         self._heat: dict[str, float] = {}  # entries of late, by symbol: what the table shows
         self._trades: dict[str, Entry] = {}
@@ -56,9 +55,8 @@ class LiveView:
         """A line below the table; the newest few are shown."""
         self._notes.append(text)
 
-    @property
-    def rate(self) -> float:
-        """Entries a second over the last three seconds."""
+    def _rate(self) -> float:
+        """Entries a second since about three seconds ago; each call is a sample for the next."""
         now = self._clock.mono_ns()
         self._samples.append((now, self.entries))
         while len(self._samples) > 2 and now - self._samples[0][0] > _RATE_SECONDS * 10**9:
@@ -75,7 +73,7 @@ class LiveView:
             self.note(f"gap: {body.reason}{f' on {body.channel}' if body.channel else ''}")
         elif isinstance(body, Control):
             if body.action in _TOLD:
-                self.note(f"{body.action} {entry.symbol or json.loads(body.detail or '{}').get('reason', '')}")
+                self.note(f"{body.action} {entry.symbol or detail_of(body).get('reason', '')}")
         elif entry.symbol:
             self._heat[entry.symbol] = self._heat.get(entry.symbol, 0) + 1
             self.activity[entry.symbol] = self.activity.get(entry.symbol, 0) + 1
@@ -86,7 +84,7 @@ class LiveView:
     def line(self) -> str:
         """One line for where there is no terminal."""
         books = len(self._books.keys())
-        return f"{self.entries:,} entries ({self.rate:,.0f}/s), {books} books, {self.trades:,} trades, {self.gaps} gaps"
+        return f"{self.entries:,} entries ({self._rate():,.0f}/s), {books} books, {self.trades:,} trades, {self.gaps} gaps"
 
     def render(self, processes: RenderableType = "", rows: int = 12) -> RenderableType:
         """The table of the busiest books, the processes, the notes."""
@@ -103,7 +101,7 @@ class LiveView:
 
     def _row(self, symbol: str) -> list[RenderableType]:
         try:
-            book: Any = self._books.book(symbol)  # type: ignore[attr-defined]
+            book = self._books.book(symbol)
         except NotFound:
             return [symbol, "", *[""] * 4, *self._last(symbol)]
         state = book.state.name

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +62,7 @@ class LocalRun:
             connect += ["--ws-url", f"ws://127.0.0.1:{port}/trade-api/ws/v2", "--rest-url", f"http://127.0.0.1:{port}/trade-api/v2"]
         await self.supervisor.start("connector", ["run", "connector", *connect])
 
-    async def watch(self, seconds: float | None, events: Sequence[tuple[float, Callable[[], object]]] = ()) -> None:
+    async def watch(self, seconds: float | None, events: Sequence[tuple[float, Callable[[], Awaitable[object]]]] = ()) -> None:
         """Show the table for `seconds` (None: until cancelled), doing each event at its second. Raises what ended a process for good."""
         follow = asyncio.create_task(self.view.run())
         started = self._clock.mono_ns()
@@ -73,9 +73,7 @@ class LocalRun:
                     await self._clock.sleep(1 / _FRAMES_PER_SECOND)
                     elapsed = (self._clock.mono_ns() - started) / 1e9
                     while left and left[0][0] <= elapsed:
-                        result = left.pop(0)[1]()
-                        if asyncio.iscoroutine(result):
-                            await result
+                        await left.pop(0)[1]()
                     show(elapsed)
                     if self.supervisor.failed.done():
                         raise self.supervisor.failed.result()
@@ -95,7 +93,8 @@ class LocalRun:
             await Archiver(self._journal, storage, self._settings.env, self._clock, software=software()).catch_up()
 
     @contextlib.contextmanager
-    def _live(self):  # type: ignore[no-untyped-def]  # noqa: ANN202  (a generator of a function that shows)
+    def _live(self) -> Iterator[Callable[[float], None]]:
+        """What to call with the seconds gone by to show where things are."""
         if self._console.is_terminal:
             with Live(console=self._console, auto_refresh=False, transient=False) as live:
                 yield lambda _elapsed: live.update(self.view.render(self._processes()), refresh=True)
