@@ -7,6 +7,8 @@
     │   ├── BadSubject         a name or subject breaks the rules
     │   ├── EntryTooLarge      an entry exceeds the server's message limit; nothing was sent
     │   ├── NotFound           no such symbol, date, position or stream; carries the nearest names
+    │   ├── BadFile            a file of the user's is not what it must be; carries every problem
+    │   ├── KeyRefused         a key is missing, unreadable or not what it must be; never carries a value
     │   └── NothingToVerify    a verification had nothing to compare
     ├── VenueError             the venue refused or failed
     │   ├── VenueRefused       final: wrong key, wrong clock, wrong path
@@ -16,6 +18,8 @@
     │   ├── JournalFull        the stream or the disk refuses more
     │   ├── JournalRefused     final: server too old, unsafe settings, no permission
     │   ├── Fenced             another instance of this writer holds the lease
+    │   ├── Superseded         an append expected a subject's newest entry to be another one
+    │   ├── KeyUnavailable     a key's source does not answer; worth a retry
     │   └── StorageError       objects could not be read or written
     └── CorruptionError        stored data is not what it must be; never retried
         ├── HoleInStream       an unfiltered read was not contiguous
@@ -56,6 +60,18 @@ class NotFound(CallerError):
         super().__init__("; ".join(filter(None, (f"no {what} {name!r}", nearest, hint))))
 
 
+class BadFile(CallerError):
+    """A file is not what it must be. `problems` are lines of text, each with the file and the place in it."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(problems))
+
+
+class KeyRefused(CallerError):
+    """A key is missing, unreadable or not what it must be. The message never holds a value."""
+
+
 class NothingToVerify(CallerError):
     """A verification found nothing to compare with."""
 
@@ -94,6 +110,18 @@ class Fenced(StoreError):
     def __init__(self, message: str, successor: str = "") -> None:
         self.successor = successor
         super().__init__(message)
+
+
+class Superseded(StoreError):
+    """The newest entry on `subject` is not the one the append expected; nothing was stored. Look again and decide anew."""
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        super().__init__(f"{subject} has changed since it was read; read it again")
+
+
+class KeyUnavailable(StoreError):
+    """A key's source does not answer; worth a retry."""
 
 
 class StorageError(StoreError):
