@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import nats.errors
-from nats.aio.client import Client
+from nats.aio.client import Client, RawCredentials
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
@@ -42,8 +42,8 @@ class Access:
     token: str | None = None
     user: str | None = None
     password: str | None = None
-    credentials: str | None = None  # path of a .creds file
-    nkey_seed: str | None = None  # path of a seed file
+    credentials: str | None = None  # text of a .creds file
+    nkey_seed: str | None = None  # text of a seed
     tls: ssl.SSLContext | None = None
 
     @property
@@ -196,8 +196,8 @@ class Link:
             await client.connect(
                 access.servers, name="ssmd", allow_reconnect=False, max_reconnect_attempts=1, reconnect_time_wait=0.1,  # type: ignore[arg-type]
                 connect_timeout=_CONNECT_TIMEOUT_S, ping_interval=_PING_INTERVAL_S, error_cb=erred, closed_cb=lost, disconnected_cb=lost,
-                token=access.token, user=access.user, password=access.password, user_credentials=access.credentials,
-                nkeys_seed=access.nkey_seed, tls=access.tls,
+                token=access.token, user=access.user, password=access.password, nkeys_seed_str=access.nkey_seed, tls=access.tls,
+                user_credentials=RawCredentials(access.credentials) if access.credentials else None,
             )  # fmt: skip
             self._check_version(client)
             self._inbox = client.new_inbox().encode()
@@ -222,7 +222,7 @@ class Link:
         reason = self._last_error or error
         text = f"{reason}".lower() + f"{error}".lower()
         if "authorization" in text or "authentication" in text or isinstance(reason, nats.errors.AuthorizationError):
-            return JournalRefused(f"NATS at {self.where} refused our credentials; check the token, user or credentials file given for it")
+            return JournalRefused(f"NATS at {self.where} refused our credentials; check the token, user, seed or credentials given for it")
         if isinstance(reason, ssl.SSLError):
             return JournalRefused(f"no TLS with NATS at {self.where}: {reason}; check its certificate and the URL's scheme")
         return JournalUnavailable(f"cannot reach NATS at {self.where} ({reason}); is it running, and is the URL right?")
