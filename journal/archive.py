@@ -21,7 +21,7 @@ from journal.errors import BadObject, CallerError, HoleInStream, NotFound
 from journal.manifest import Manifest, ObjectRef, SegmentRef, date_name
 from journal.protocols import MAX_BATCH, Journal, Storage, StreamInfo
 from journal.segment import Segment, cut, read_raw
-from journal.subjects import Stream, matches, unescape
+from journal.subjects import Stream, matches
 
 # Manifests of one stream are read side by side: a year of days would take a minute one by one from S3.
 _READERS = 8
@@ -107,12 +107,12 @@ class ArchiveReader:
         return await asyncio.to_thread(streams_of, self._storage, env)
 
     async def last(self, stream: Stream, subject: str) -> Record | None:
-        symbol = unescape(subject.rpartition(".")[2])
+        pattern = {"*", ">"} & set(subject.split("."))
+        symbols = None if pattern else [stream.symbol(subject)]
         for located in reversed(await asyncio.to_thread(segments_of, self._storage, stream)):
-            for block in reversed(await self._begin(located.ref, 1, None, [symbol], raw=False)):
-                if symbol not in block.symbols:
-                    continue
-                for index in np.flatnonzero(block.rows["symbol"] == block.symbols.index(symbol))[::-1].tolist():
+            for block in reversed(await self._begin(located.ref, 1, None, symbols, raw=False)):
+                numbers = [n for n, s in enumerate(block.symbols) if symbols is None or s in symbols]
+                for index in np.flatnonzero(np.isin(block.rows["symbol"], numbers))[::-1].tolist():
                     record = Record(int(block.rows["sequence"][index]), block.entry(index))
                     if _wanted(stream, record, [subject]):
                         whole = [r async for chunk in self.read(stream, start=record.sequence, end=record.sequence) for r in chunk]

@@ -1,8 +1,8 @@
 """Rendering appends as NATS protocol bytes: a batch is one write.
 
 Headers: every message has ``Nats-Msg-Id``; the messages of an atomic batch have ``Nats-Batch-Id`` and ``Nats-Batch-Sequence``, the last one
-``Nats-Batch-Commit``. The first message carries the expectation and no other does (a second one is error 10164). The first and the last are
-sent with a reply subject.
+``Nats-Batch-Commit``. An expectation about the stream or about a lease is on the first message and on no other; expectations about the
+messages' own subjects are on each (two about one subject are error 10164). The first and the last are sent with a reply subject.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from journal.errors import EntryTooLarge
+from journal.codec import body_kind_name
+from journal.entry import Entry
+from journal.errors import CallerError, EntryTooLarge
+from journal.subjects import Stream
 
 
 class Message(NamedTuple):
@@ -21,6 +24,27 @@ class Message(NamedTuple):
     payload: bytes
     epoch: bytes
     key: tuple[int, int]
+
+
+def subject_of(stream: Stream, entry: Entry) -> str:
+    """Where the entry goes in `stream`."""
+    return stream.subject(entry.feed, body_kind_name(entry.body), entry.symbol)
+
+
+def distinct_subjects(stream: Stream, entries: Sequence[Entry], newest: Sequence[int]) -> list[str]:
+    """Subjects of the entries of a conditional append. Raises `CallerError` when they are not as `Journal.append_if` wants them."""
+    if len(entries) != len(newest) or any(n < 0 for n in newest):
+        raise CallerError(f"{len(entries)} entries with newest sequences {list(newest)}: give one for each, 0 for none yet")
+    subjects = [subject_of(stream, e) for e in entries]
+    if len(set(subjects)) < len(subjects):  # server error 10164
+        twice = next(s for s in subjects if subjects.count(s) > 1)
+        raise CallerError(f"{twice} is twice in one conditional append: append one entry a subject")
+    return subjects
+
+
+def expect_subject(sequence: int) -> bytes:
+    """Refuse unless `sequence` is the newest on the message's own subject (0: none yet)."""
+    return b"Nats-Expected-Last-Subject-Sequence:%d\r\n" % sequence
 
 
 def expect_lease(subject: str, sequence: int) -> bytes:
@@ -43,20 +67,24 @@ def render_one(message: Message, expectation: bytes, reply: bytes, limit: int) -
     return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (subject, reply, len(head), total, head, payload)
 
 
-def render_batch(messages: Sequence[Message], batch_id: bytes, expectation: bytes, replies: tuple[bytes, bytes], limit: int) -> bytes:
-    """Two messages or more as one atomic batch. Raises `EntryTooLarge` when any exceeds `limit`."""
+def render_batch(
+    messages: Sequence[Message], batch_id: bytes, expectations: Sequence[bytes], replies: tuple[bytes, bytes], limit: int
+) -> bytes:
+    """Two messages or more as one atomic batch; `expectations` of the first messages. Raises `EntryTooLarge` when any exceeds `limit`."""
     tail = b"\r\nNats-Batch-Id:%b\r\nNats-Batch-Sequence:" % batch_id
-    last = len(messages)
+    last, expecting = len(messages), len(expectations)
     out: list[bytes] = []
     add = out.append
     for number, message in enumerate(messages, 1):
         subject, entry_id, payload, _, _ = message
+        extra = expectations[number - 1] if number <= expecting else b""
         if 1 < number < last:
-            head = b"NATS/1.0\r\nNats-Msg-Id:%b%b%d\r\n\r\n" % (entry_id, tail, number)
+            head = b"NATS/1.0\r\nNats-Msg-Id:%b%b%d\r\n%b\r\n" % (entry_id, tail, number, extra)
             total = len(head) + len(payload)
             add(b"HPUB %b %d %d\r\n%b" % (subject, len(head), total, head))
         else:
-            extra = expectation if number == 1 else b"Nats-Batch-Commit:1\r\n"
+            if number == last:
+                extra += b"Nats-Batch-Commit:1\r\n"
             head = b"NATS/1.0\r\nNats-Msg-Id:%b%b%d\r\n%b\r\n" % (entry_id, tail, number, extra)
             total = len(head) + len(payload)
             add(b"HPUB %b %b %d %d\r\n%b" % (subject, replies[number > 1], len(head), total, head))

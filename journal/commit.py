@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from journal import cursor
-from journal.batch import Message, expect_last, expect_lease, message_id, render_batch, render_one
+from journal.batch import Message, expect_last, expect_lease, expect_subject, message_id, render_batch, render_one
 from journal.clock import Clock
 from journal.codec import decode
 from journal.cursor import Bounds, Stored
@@ -31,6 +31,7 @@ from journal.errors import (
     JournalFull,
     JournalRefused,
     JournalUnavailable,
+    Superseded,
 )
 from journal.index import TRAILS, Found, StreamIndex, Trail, split_id
 from journal.link import ApiError, Link, NoResponders, ReplyLost
@@ -56,6 +57,10 @@ class _LookAgain(Exception):
     def __init__(self, *, duplicate: bool = False, lost: ReplyLost | None = None) -> None:
         self.duplicate = duplicate
         self.lost = lost
+
+
+def _same(message: Message, stored: Stored) -> bool:
+    return (message.subject, message.id, message.payload) == (stored.subject, message_id(stored.headers), stored.payload)
 
 
 class Appender:
@@ -108,7 +113,7 @@ class Appender:
                             self._compare(message, m.sequence, m.payload)
                             return m.sequence
                 try:
-                    first = await self._send([message], expect_lease(subject, newest))
+                    first = await self._send([message], [expect_lease(subject, newest)])
                 except _LookAgain as doubt:
                     if doubt.lost:
                         await self._clock.sleep(0)
@@ -117,6 +122,45 @@ class Appender:
                     self._index.appended([message], first, first)
                 return first
         raise JournalUnavailable(f"{self._stream.name}: the lease {subject} changed hands {_ROUNDS} times running")
+
+    async def append_if(self, messages: Sequence[Message], newest: Sequence[int]) -> list[int]:
+        """`Journal.append_if`. Each call stands for itself: it uses no index, waits for no other, and may run beside others."""
+        if not self._limit:
+            await self._bounds()
+        if len(messages) > 1 and not self._atomic:
+            raise JournalRefused(f"stream {self._stream.name} has no atomic batches: set allow_atomic on it")
+        expectations = [expect_subject(n) for n in newest]
+        for _ in range(_ROUNDS):
+            try:
+                first = await self._send(messages, expectations)
+            except _LookAgain as doubt:
+                first = await self._find_conditional(messages, newest, doubt)
+            if first:
+                self._index.unsure = True
+                return [first + n for n in range(len(messages))]
+            await self._clock.sleep(0)  # somebody's batch was under way and came to nothing
+        raise JournalUnavailable(f"{self._stream.name}: refused {_ROUNDS} times running though nothing had changed")
+
+    async def _find_conditional(self, messages: Sequence[Message], newest: Sequence[int], doubt: _LookAgain) -> int:
+        """Where the messages of a conditional append are, 0 if they are not there and may be sent again."""
+        subject = messages[0].subject.decode()
+        # They follow what was expected, or are not there: whatever else is appended on the subject now comes later.
+        stored = await cursor.fetch(self._link, self._stream.name, seq=newest[0] + 1, next_by_subj=subject)
+        if stored and _same(messages[0], stored):
+            first, rest = stored.sequence, iter(messages[1:])
+            alike = [_same(next(rest), m) async for c in self._scan(first + 1, first + len(messages) - 1) for m in c]
+            if len(alike) == len(messages) - 1 and all(alike):
+                return first
+        for message, sequence in zip(messages, newest, strict=True):
+            subject = message.subject.decode()
+            last = await cursor.fetch(self._link, self._stream.name, last_by_subj=subject)
+            if (last.sequence if last else 0) != sequence:
+                raise Superseded(subject)
+        if doubt.lost:
+            raise doubt.lost
+        if doubt.duplicate:
+            raise IdConflict(f"{self._stream.name} has an entry of this append ({messages[0].id.decode()}, …) where it does not expect it")
+        return 0
 
     # What is there already
 
@@ -283,7 +327,7 @@ class Appender:
         for group in [fresh] if self._atomic else [[m] for m in fresh]:
             expectation = expect_lease(fence.subject, fence.sequence) if fence else expect_last(self._index.seen)
             try:
-                first = await self._send(group, expectation)
+                first = await self._send(group, [expectation])
             except _LookAgain:
                 if fence:
                     await self._check(fence)
@@ -292,21 +336,21 @@ class Appender:
             for sequence, message in enumerate(group, first):
                 stored[message.id] = sequence
 
-    async def _send(self, messages: list[Message], expectation: bytes) -> int:
-        """Sequence of the first, all being durable. Raises `_LookAgain` and the store's errors."""
+    async def _send(self, messages: Sequence[Message], expectations: Sequence[bytes]) -> int:
+        """Sequence of the first, all being durable; `expectations` of the first messages. Raises `_LookAgain` and the store's errors."""
         await self._link.client()
         limit = self._least()
         ack, future = self._link.expect()
         begun = None
         try:
             if len(messages) == 1:
-                self._link.send(render_one(messages[0], expectation, ack, limit))
+                self._link.send(render_one(messages[0], expectations[0], ack, limit))
             else:
                 inbox, begun = self._link.expect()
                 self._batches += 1
                 # Unique on the server: the inbox is.
                 batch_id = b"%b" % ack.replace(b".", b"-")
-                self._link.send(render_batch(messages, batch_id, expectation, (inbox, ack), limit))
+                self._link.send(render_batch(messages, batch_id, expectations, (inbox, ack), limit))
             await self._link.drain()
             answer = await self._link.reply(future)
         except ReplyLost as error:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
 from journal import cursor
-from journal.batch import Message
+from journal.batch import Message, distinct_subjects
 from journal.clock import Clock
 from journal.codec import body_kind_name, decode, encode
 from journal.commit import STREAM_FULL, Appender
@@ -47,27 +46,27 @@ class JetStreamJournal:
     @classmethod
     async def connect(
         cls,
-        url: str | Callable[[], str],
+        where: str | Callable[[], str] | Access,
         clock: Clock,
         *,
         token: str | None = None,
-        user: str | None = None,
-        password: str | None = None,
-        credentials: str | None = None,
-        nkey_seed: str | None = None,
-        tls: ssl.SSLContext | None = None,
         replicas: int = 1,
         max_stream_bytes: int = MAX_STREAM_BYTES,
         duplicate_window_s: float = DUPLICATE_WINDOW_S,
         timeout_s: float = 5.0,
     ) -> JetStreamJournal:
-        """Connect to `url` (several of one cluster separated by commas; a function is asked at every reconnect) and check that it will do.
+        """Connect and check that the server will do.
 
-        `credentials` and `nkey_seed` are paths. `replicas`, `max_stream_bytes` and the window are for streams that `ensure` makes. An
-        answer that takes longer than `timeout_s` counts as lost. Raises `JournalUnavailable`, `JournalRefused`.
+        `where` is an URL (several of one cluster separated by commas; a function is asked at every reconnect), or an `Access`, which
+        has its own secrets. `replicas`, `max_stream_bytes` and the window are for streams that `ensure` makes. An answer that takes longer
+        than `timeout_s` counts as lost. Raises `JournalUnavailable`, `JournalRefused`.
         """
-        ask = url if callable(url) else lambda: url
-        link = Link(Access(ask, token, user, password, credentials, nkey_seed, tls), clock, timeout_s=timeout_s)
+        if isinstance(where, str):
+            url = where
+            where = Access(lambda: url, token)
+        elif not isinstance(where, Access):
+            where = Access(where, token)
+        link = Link(where, clock, timeout_s=timeout_s)
         try:
             await link.api("INFO")
         except (NoResponders, ApiError) as error:
@@ -195,6 +194,15 @@ class JetStreamJournal:
             return []
         messages, openers = self._messages(stream, entries)
         return await self._through(self._appender(stream).append(messages, openers, fence))
+
+    async def append_if(self, stream: Stream, entries: Sequence[Entry], newest: Sequence[int]) -> list[int]:
+        if len(entries) > MAX_BATCH:
+            raise CallerError(f"{len(entries)} entries in one append; at most {MAX_BATCH}")
+        distinct_subjects(stream, entries, newest)
+        if not entries:
+            return []
+        messages, _ = self._messages(stream, entries)
+        return await self._through(self._appender(stream).append_if(messages, newest))
 
     async def largest(self, stream: Stream) -> int:
         return await self._appender(stream).limit() - _HEADERS_BYTES

@@ -7,9 +7,10 @@ from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from journal.codec import body_kind_name, encode
+from journal.batch import distinct_subjects, subject_of
+from journal.codec import encode
 from journal.entry import Entry, Record
-from journal.errors import CallerError, EntryTooLarge, Fenced, IdConflict, NotFound
+from journal.errors import CallerError, EntryTooLarge, Fenced, IdConflict, NotFound, Superseded
 from journal.protocols import MAX_BATCH, Fence, ObjectInfo, StreamInfo
 from journal.subjects import Stream, check_key, matches
 
@@ -22,8 +23,19 @@ class _Log:
     subjects: list[str] = field(default_factory=list)
     ids: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     newest: dict[str, int] = field(default_factory=dict)  # subject -> sequence
-    bytes: int = 0
+    size: int = 0  # bytes
     grew: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def add(self, subject: str, entry: Entry, payload: bytes) -> int:
+        sequence = len(self.records) + 1
+        self.records.append(Record(sequence, entry))
+        self.subjects.append(subject)
+        self.ids[entry.id] = (sequence, payload)
+        self.newest[subject] = sequence
+        self.size += len(payload)
+        self.grew.set()
+        self.grew = asyncio.Event()
+        return sequence
 
 
 class MemoryJournal:
@@ -41,7 +53,8 @@ class MemoryJournal:
             self._created.set()
             self._created = asyncio.Event()
 
-    async def append(self, stream: Stream, entries: Sequence[Entry], fence: Fence | None = None) -> list[int]:
+    def _opened(self, stream: Stream, entries: Sequence[Entry]) -> tuple[_Log, list[bytes]]:
+        """The stream's log and the entries encoded, if they may be appended."""
         if len(entries) > MAX_BATCH:
             raise CallerError(f"{len(entries)} entries in one append; at most {MAX_BATCH}")
         payloads = [encode(e) for e in entries]
@@ -51,6 +64,26 @@ class MemoryJournal:
         log = self._logs.get(stream)
         if log is None:
             raise CallerError(f"stream {stream.name} does not exist; create it with ensure()")
+        return log, payloads
+
+    async def append_if(self, stream: Stream, entries: Sequence[Entry], newest: Sequence[int]) -> list[int]:
+        log, payloads = self._opened(stream, entries)
+        subjects = distinct_subjects(stream, entries, newest)
+        if not entries:
+            return []
+        first, _ = log.ids.get(entries[0].id, (0, b""))
+        stored = [(first + n, p) for n, p in enumerate(payloads)] == [log.ids.get(e.id) for e in entries]
+        if stored and first > newest[0] and subjects[0] not in log.subjects[newest[0] : first - 1]:
+            return [first + n for n in range(len(entries))]
+        for subject, sequence in zip(subjects, newest, strict=True):
+            if log.newest.get(subject, 0) != sequence:
+                raise Superseded(subject)
+        if known := next((e for e in entries if e.id in log.ids), None):
+            raise IdConflict(f"entry {known.id} is already at {stream.name}:{log.ids[known.id][0]}, where this append does not expect it")
+        return [log.add(*added) for added in zip(subjects, entries, payloads, strict=True)]
+
+    async def append(self, stream: Stream, entries: Sequence[Entry], fence: Fence | None = None) -> list[int]:
+        log, payloads = self._opened(stream, entries)
         if fence and (newest := log.newest.get(fence.subject, 0)) != fence.sequence:
             successor = log.records[newest - 1].entry if newest else None
             detail = getattr(successor.body, "detail", "") if successor else ""
@@ -68,16 +101,7 @@ class MemoryJournal:
                 raise IdConflict(f"entry {entry.id} is already at {stream.name}:{known[0]} with other content")
             positions.append(known[0])
         for entry, payload in fresh:
-            sequence = len(log.records) + 1
-            subject = stream.subject(entry.feed, body_kind_name(entry.body), entry.symbol)
-            log.records.append(Record(sequence, entry))
-            log.subjects.append(subject)
-            log.ids[entry.id] = (sequence, payload)
-            log.newest[subject] = sequence
-            log.bytes += len(payload)
-        if fresh:
-            log.grew.set()
-            log.grew = asyncio.Event()
+            log.add(subject_of(stream, entry), entry, payload)
         return positions
 
     async def largest(self, stream: Stream) -> int:
@@ -86,7 +110,7 @@ class MemoryJournal:
 
     async def lease(self, stream: Stream, entry: Entry) -> Fence:
         (sequence,) = await self.append(stream, [entry])
-        subject = stream.subject(entry.feed, body_kind_name(entry.body), entry.symbol)
+        subject = subject_of(stream, entry)
         return Fence(entry.symbol.removeprefix("writer-"), subject, sequence)
 
     async def read(
@@ -122,15 +146,18 @@ class MemoryJournal:
 
     async def info(self, stream: Stream) -> StreamInfo | None:
         log = self._logs.get(stream)
-        return StreamInfo(stream, 1, len(log.records), log.bytes) if log else None
+        return StreamInfo(stream, 1, len(log.records), log.size) if log else None
 
     async def streams(self, env: str) -> list[Stream]:
         return sorted((s for s in self._logs if s.env == env), key=lambda s: s.name)
 
     async def last(self, stream: Stream, subject: str) -> Record | None:
         log = self._logs.get(stream)
-        sequence = log.newest.get(subject) if log else None
-        return log.records[sequence - 1] if log and sequence else None
+        if log is None:
+            return None
+        wanted = _filter([subject] if {"*", ">"} & set(subject.split(".")) else [])
+        sequence = max((n for s, n in log.newest.items() if wanted(s)), default=0) if wanted else log.newest.get(subject, 0)
+        return log.records[sequence - 1] if sequence else None
 
     async def seek(self, stream: Stream, effective_ns: int) -> int:
         log = self._logs.get(stream)

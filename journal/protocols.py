@@ -58,7 +58,7 @@ class JournalReader(Protocol):
         ...
 
     async def last(self, stream: Stream, subject: str) -> Record | None:
-        """The newest record on one exact subject."""
+        """The newest record on one subject or NATS subject pattern."""
         ...
 
     async def seek(self, stream: Stream, effective_ns: int) -> int:
@@ -82,6 +82,16 @@ class Journal(JournalReader, Protocol):
         already there keeps its first sequence. Raises `IdConflict` (same id, other content), `Fenced`, `EntryTooLarge` (before
         anything is sent), `JournalFull`, `JournalUnavailable` (not stored as far as is known: append the same entries again).
         Cancelling leaves the entries stored whole or not at all.
+        """
+        ...
+
+    async def append_if(self, stream: Stream, entries: Sequence[Entry], newest: Sequence[int]) -> list[int]:
+        """Store `entries` if on the subject of each the newest entry is still the one at the sequence `newest` says (0: none yet).
+
+        Whole, in order and durable when it returns their sequences. Subjects are distinct, ids new to the stream; at most `MAX_BATCH`.
+        Costs the same in a stream of any length. Raises `Superseded`, naming a subject that has changed, with nothing stored; and what
+        `append` raises. After `JournalUnavailable` call it again with the same entries and `newest`: entries that were stored after
+        all are found by id and content, and their sequences returned. Cancelling leaves them stored whole or not at all.
         """
         ...
 

@@ -14,6 +14,9 @@ from journal.errors import BadSubject
 NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 # Second tokens of domain subjects; a feed of one of these names would collide with them.
 RESERVED = frozenset({"internal", "secmaster", "day", "key", "dlq", "shard", "feedback", "signals", "system"})
+# Types of domain entries that belong to one version of an aggregate: their symbol is ``ID.VERSION`` and their subject has a token for each.
+VERSIONED = frozenset({"events", "snapshots"})
+_VERSIONED_SYMBOL = re.compile(r"(.*)\.(0|[1-9][0-9]*)", re.DOTALL | re.ASCII)
 _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 # Of object keys: escaped tokens and file names; none begins with a dot, so none is a path trick.
 _KEY_TOKEN = re.compile(r"[A-Za-z0-9_%-][A-Za-z0-9_.%-]*")
@@ -88,11 +91,23 @@ class Stream:
         return bool(self.shard)
 
     def subject(self, feed: str, kind: str, symbol: str) -> str:
-        """Subject of an entry: (feed, type, symbol) in a market stream, (domain, type, key) elsewhere."""
+        """Subject of an entry: (feed, type, symbol) in a market stream, (domain, type, key) elsewhere.
+
+        The key ``ID.VERSION`` of an aggregate's event is two tokens, so that ``ID.*`` are the events of one aggregate.
+        """
         if self.domain:
+            if kind in VERSIONED and (parts := _VERSIONED_SYMBOL.fullmatch(symbol)):
+                return f"{self.env}.{self.domain}.{kind}.{escape(parts[1])}.{parts[2]}"
             return f"{self.env}.{self.domain}.{kind}.{escape(symbol)}"
         head = self.env if self.shard == "0" else f"internal.{self.env}.{self.shard}"
         return f"{head}.{feed}.{kind}.{escape(symbol)}"
+
+    def symbol(self, subject: str) -> str:
+        """The symbol in a subject that `subject` made. Raises `BadSubject` for one without wildcards that it never makes."""
+        tokens = subject.split(".")
+        if self.domain and len(tokens) == 5 and tokens[2] in VERSIONED and (tokens[4] == "0" or re.fullmatch("[1-9][0-9]*", tokens[4])):
+            return f"{unescape(tokens[3])}.{tokens[4]}"
+        return unescape(tokens[-1])
 
     def subjects(self, feed: str = "") -> list[str]:
         """The subjects the stream binds; a market stream of shard 0 binds its feed's only."""
