@@ -28,7 +28,7 @@ from journal.link import LEAST_VERSION, Access, ApiError, Link, NoResponders
 from ssmd.moments import rfc3339
 from ssmd.settings import Settings, shown
 from ssmd.software import installed
-from ssmd.wiring import open_objects
+from ssmd.wiring import journal_access, open_objects
 
 PACKAGES = ("ssmd", "replay", "projections", "exchanges", "journal")
 # Distributions whose absence or version breaks something, with the least version that was tried.
@@ -136,16 +136,20 @@ def _fsync(data_dir: Path, clock: Clock) -> Check:
 
 
 async def _server(settings: Settings, clock: Clock, monitor: str) -> list[Check]:
-    if settings.nats_url:
-        checks, server_id = await _asked(settings.nats_url, settings.nats_token, settings.env, clock)
-        return [*checks, await asyncio.to_thread(_monitored, settings.nats_url, monitor, server_id)] if server_id else checks
+    if not settings.embedded:
+        try:
+            access = journal_access(settings)
+        except SsmdError as error:
+            return [Check("journal", "finding", str(error))]
+        checks, server_id = await _asked(access, settings.env, clock)
+        return [*checks, await asyncio.to_thread(_monitored, access.url(), monitor, server_id)] if server_id else checks
     checks = [_binary()]
     if not has_data(settings.data_dir):
         checks.append(Check("journal", "note", "nothing recorded here yet; the embedded server starts with the first capture or import"))
         return [*checks, _synced("sync_interval: always")]
     try:
         async with embedded_server(settings.data_dir, clock, read_only=True) as server:
-            checks += (await _asked(server.url, server.token, settings.env, clock))[0]
+            checks += (await _asked(Access(lambda: server.url, server.token), settings.env, clock))[0]
             checks.append(_synced((settings.data_dir / "nats" / "nats.conf").read_text()))
     except (SsmdError, OSError) as error:
         checks.append(Check("journal", "failed", str(error)))
@@ -164,9 +168,9 @@ def _binary() -> Check:
     return Check("nats-server", "ok", f"{found} ({path})")
 
 
-async def _asked(url: str, token: str, env: str, clock: Clock) -> tuple[list[Check], str]:
+async def _asked(access: Access, env: str, clock: Clock) -> tuple[list[Check], str]:
     """What the server says of itself and of the environment's streams, and its id; "" when it could not be asked."""
-    link = Link(Access(lambda: url, token or None), clock)
+    link = Link(access, clock)
     try:
         client = await link.client()
         v = client.connected_server_version
@@ -241,8 +245,8 @@ def _synced(configuration: str) -> Check:
 
 
 def _storage(settings: Settings) -> Check:
-    where = shown(settings.storage)
-    if not settings.storage_url and not Path(settings.storage).exists():
+    where = settings.storage
+    if settings.local_objects and not settings.local_objects.exists():
         return Check("storage", "note", f"{where}: nothing archived here yet")
     try:
         storage = open_objects(settings)

@@ -4,44 +4,97 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import time
 from typing import TYPE_CHECKING
+
+import click
 
 from journal.clock import Clock
 from journal.day import DayRule, iso, to_date
-from journal.errors import JournalUnavailable, NotFound
+from journal.errors import CallerError, JournalUnavailable, NotFound
 from journal.protocols import Journal, Storage
 from journal.subjects import Stream
 from ssmd.settings import IMPORT, Settings
 
 if TYPE_CHECKING:
+    import ssl
+
+    from journal.link import Access
     from replay.source import Source
+    from ssmd.metadata.environment import Tls
 
 _TRIES, _RETRY_S = 60, 0.25  # a restarted server reads its streams first
 SHARDS = ("0", IMPORT)  # where a symbol or day is looked for when no shard is named
+
+
+def journal_access(settings: Settings) -> Access:
+    """Where the user's NATS is and how to be let in, its keys resolved. Raises `KeyRefused`, `KeyUnavailable`, `CallerError`."""
+    from journal.link import Access
+
+    if settings.nats_url:
+        url = settings.nats_url
+        return Access(lambda: url, token=settings.nats_token.reveal() or None)
+    spec, resolver = settings.environment.journal, settings.resolver
+
+    def value(text: str | None) -> str | None:
+        return resolver.value(text).reveal() if text else None
+
+    url = value(spec.url) or ""
+    tls = _tls(spec.tls) if spec.tls else None
+    return Access(
+        lambda: url, value(spec.token) or settings.nats_token.reveal() or None, value(spec.user), value(spec.password),
+        value(spec.credentials), value(spec.nkey_seed), tls,
+    )  # fmt: skip
+
+
+def _tls(spec: Tls) -> ssl.SSLContext:
+    import ssl
+
+    try:
+        context = ssl.create_default_context(cafile=spec.ca)
+        if spec.certificate and spec.key:
+            context.load_cert_chain(spec.certificate, spec.key)
+    except (OSError, ssl.SSLError) as error:
+        raise CallerError(f"journal.tls: {spec.ca or ''} {spec.certificate or ''}: {error}; name readable PEM files") from None
+    return context
 
 
 @asynccontextmanager
 async def open_journal(settings: Settings, clock: Clock, *, read_only: bool = False) -> AsyncIterator[Journal]:
     """The server the settings name, else the embedded one of the data directory, started if need be.
 
-    With `read_only` an embedded server is never started for a directory without data. Raises `StoreError`, `CallerError`.
+    With `read_only` an embedded server is never started for a directory without data; else what happened to keys before there was a journal
+    is appended first. Raises `StoreError`, `CallerError`.
     """
-    from journal.jetstream import JetStreamJournal
+    async with _connected(settings, clock, read_only=read_only) as journal:
+        if not read_only:
+            await _tell_keys(settings, clock, journal)
+        yield journal
 
-    if settings.nats_url:
-        journal = await JetStreamJournal.connect(settings.nats_url, clock, token=settings.nats_token or None, replicas=settings.replicas)
+
+@asynccontextmanager
+async def _connected(settings: Settings, clock: Clock, *, read_only: bool) -> AsyncIterator[Journal]:
+    from journal.jetstream import MAX_STREAM_BYTES, JetStreamJournal
+
+    if not settings.embedded:
+        spec = settings.environment.journal
+        journal = await JetStreamJournal.connect(
+            journal_access(settings), clock, replicas=settings.replicas or spec.replicas,
+            max_stream_bytes=spec.max_stream_gib << 30 if spec.max_stream_gib else MAX_STREAM_BYTES,
+        )  # fmt: skip
         try:
             yield journal
         finally:
             await journal.close()
         return
     from journal.embedded import embedded_server
+    from journal.link import Access
 
     async with embedded_server(settings.data_dir, clock, read_only=read_only) as server:
         tries = 0
         while True:
             try:
-                journal = await JetStreamJournal.connect(lambda: server.url, clock, token=server.token)
+                journal = await JetStreamJournal.connect(Access(lambda: server.url, server.token), clock)
                 break
             except JournalUnavailable:
                 # It was killed since: its guard, or the next one, starts it again.
@@ -55,16 +108,48 @@ async def open_journal(settings: Settings, clock: Clock, *, read_only: bool = Fa
             await journal.close()
 
 
+async def _tell_keys(settings: Settings, clock: Clock, journal: Journal) -> None:
+    """Pending key events of this environment, and the keys this process has resolved."""
+    if not settings.environment.keys:
+        return
+    from ssmd.keys.history import flush_outcomes
+    from ssmd.keys.pending import append_pending
+
+    await append_pending(journal, clock, settings.project, settings.env)
+    await flush_outcomes(journal, clock, settings.env, settings.resolver, process())
+
+
+def process() -> str:
+    """This process as histories name it: ``run connector@host:pid``."""
+    import os
+    import socket
+
+    context = click.get_current_context(silent=True)
+    name = context.command_path.removeprefix("ssmd ") if context else "ssmd"
+    return f"{name}@{socket.gethostname()}:{os.getpid()}"
+
+
 def open_objects(settings: Settings) -> Storage:
-    """The object storage the settings name, else `objects` in the data directory. Raises `StorageError`, `CallerError`."""
+    """The object storage the settings name, else `objects` in the data directory. Raises `StorageError`, `CallerError`, `KeyRefused`."""
     from journal.storage import open_storage
 
-    return open_storage(settings.storage)
+    spec = settings.environment.storage
+    if settings.storage_url or spec.type == "local":
+        return open_storage(settings.storage_url or str(settings.local_objects))
+    from journal.s3 import S3Storage
+
+    credentials = {}
+    if spec.access_key_id and spec.secret_access_key:
+        credentials["aws_access_key_id"] = settings.resolver.value(spec.access_key_id).reveal()
+        credentials["aws_secret_access_key"] = settings.resolver.value(spec.secret_access_key).reveal()
+    endpoint = settings.resolver.value(spec.endpoint).reveal() if spec.endpoint else None
+    return S3Storage(spec.bucket or "", spec.prefix, endpoint=endpoint, region=spec.region, **credentials)
 
 
 def day_rule(settings: Settings) -> DayRule:
     """When the environment's trading days begin."""
-    return DayRule(settings.timezone)
+    schedule = settings.environment.schedule
+    return DayRule(schedule.timezone, time.fromisoformat(schedule.day_start))
 
 
 @asynccontextmanager
@@ -78,7 +163,7 @@ async def open_source(settings: Settings, clock: Clock, kind: str = "auto") -> A
     from replay.source import ArchiveSource, JoinedSource, JournalSource
 
     archived = settings.archived
-    if kind == "archive" or (kind == "auto" and archived and not settings.nats_url and not has_data(settings.data_dir)):
+    if kind == "archive" or (kind == "auto" and archived and settings.embedded and not has_data(settings.data_dir)):
         if not archived:
             raise NotFound("archive in", settings.storage)
         yield ArchiveSource(ArchiveReader(open_objects(settings), settings.env, clock))

@@ -27,20 +27,21 @@ def _tell(text: str) -> None:
 
 @run.command(
     epilog=examples(
+        "ssmd run connector --env kalshi-demo",
         "ssmd run connector --key-id UUID --key-file kalshi.pem --series KXBTC15M",
         "ssmd run connector --key-id UUID --key-file kalshi.pem --ticker KXGOLD15M-26AUG101800-00",
         "ssmd run connector --ws-url ws://127.0.0.1:8080/trade-api/ws/v2 --rest-url http://127.0.0.1:8080/trade-api/v2",
     )
 )
-@click.option("--feed", default="kalshi", show_default=True, help="The venue.")
+@click.option("--feed", help="A feed of the project instead of the environment's.")
 @click.option("--shard", default="0", show_default=True, metavar="NAME", help="The shard whose stream is written.")
-@click.option("--ws-url", metavar="URL", help="WebSocket of the venue; by default its production.")
-@click.option("--rest-url", metavar="URL", help="REST of the venue; by default its production.")
+@click.option("--ws-url", metavar="URL", help="WebSocket of the venue instead of the environment's or feed's.")
+@click.option("--rest-url", metavar="URL", help="REST of the venue instead of the environment's or feed's.")
 @click.option("--key-id", metavar="UUID", envvar="SSMD_KEY_ID", help="API key. [SSMD_KEY_ID]")
 @click.option("--key-file", type=click.Path(path_type=Path), metavar="PEM", envvar="SSMD_KEY_FILE", help="Its private key. [SSMD_KEY_FILE]")
 @click.option("--ticker", "tickers", multiple=True, help="Capture this market; may be repeated.")
 @click.option("--series", multiple=True, help="Capture the open markets of this series, and those that open later; may be repeated.")
-@click.option("--all", "everything", is_flag=True, help="Capture every open market; so it is without --ticker and --series.")
+@click.option("--all", "everything", is_flag=True, help="Capture every open market, whatever the shard selects.")
 @click.pass_context
 @configured
 def connector(ctx: click.Context, *, settings: Settings, output: str, **venue: Any) -> None:
@@ -49,7 +50,7 @@ def connector(ctx: click.Context, *, settings: Settings, output: str, **venue: A
 
 
 async def _connector(
-    settings: Settings, output: str, *, feed: str, shard: str, ws_url: str | None, rest_url: str | None,
+    settings: Settings, output: str, *, feed: str | None, shard: str, ws_url: str | None, rest_url: str | None,
     key_id: str | None, key_file: Path | None, tickers: tuple[str, ...], series: tuple[str, ...], everything: bool,
 ) -> int:  # fmt: skip
     import os
@@ -60,27 +61,33 @@ async def _connector(
     from exchanges.markets import Selection
     from exchanges.session import Session, SessionConfig
     from exchanges.venues import load
-    from exchanges.venues import venue as venue_of
     from journal.clock import WallClock
+    from journal.day import to_date
     from journal.errors import JournalUnavailable
     from journal.subjects import Stream
-    from ssmd import render
+    from ssmd import render, venues
     from ssmd.services.connector import Connector
     from ssmd.wiring import day_rule, open_journal
 
     clock, rng = WallClock(), random.SystemRandom()
-    parts = venue_of(feed)
-    ws, rest = ws_url or parts.websocket_url, rest_url or parts.rest_url
-    signer = _signer(load(parts.signer), key_id, key_file, needed=ws == parts.websocket_url)
-    path = urlsplit(ws).path
-    adapter = load(parts.adapter)
+    days, name = day_rule(settings), feed or settings.feed
+    today = to_date(days.day_of(clock.wall_ns()))
+    venue = venues.access(settings, name, today, ws_url=ws_url, rest_url=rest_url, key_id=key_id, key_file=key_file)
+    signer, path = venue.signer, urlsplit(venue.websocket_url).path
+    adapter = load(venue.parts.adapter)
+    chosen = Selection(tickers, series, everything=everything)
+    if not (tickers or series or everything):
+        chosen = venues.selection(settings, shard)
     async with open_journal(settings, clock) as journal:
         connector = Connector(
-            journal, Stream(settings.env, shard=shard), clock, rng, feed=feed, days=day_rule(settings),
-            session=Session(SessionConfig(ws), clock, rng, headers=lambda now_ns: signer.headers("GET", path, now_ns) if signer else {}),
+            journal, Stream(settings.env, shard=shard), clock, rng, feed=name, days=days,
+            session=Session(
+                SessionConfig(venue.websocket_url), clock, rng,
+                headers=lambda now_ns: signer.headers("GET", path, now_ns) if signer else {},
+            ),
             adapters=lambda symbols, since_ns: adapter(symbols, since_ns=since_ns),
-            markets=load(parts.rest)(rest, clock, rng),
-            selection=Selection(tickers, series, everything=everything or not (tickers or series)),
+            markets=load(venue.parts.rest)(venue.rest_url, clock, rng),
+            selection=chosen,
             instance=f"{socket.gethostname()}:{os.getpid()}",
         )  # fmt: skip
         status = connector.status
@@ -94,21 +101,6 @@ async def _connector(
                 f"stopped while the journal was away: {status.lost} entries were not durable and are lost; the next run records the gap"
             )
         return code
-
-
-def _signer(load_signer: Callable[[str, bytes], Any], key_id: str | None, key_file: Path | None, *, needed: bool) -> Any:
-    from journal.errors import CallerError
-
-    if not key_id and not key_file:
-        if needed:
-            raise CallerError("the venue needs a key: --key-id UUID --key-file PEM (or try `ssmd up`, whose venue is simulated)")
-        return None
-    if not (key_id and key_file):
-        raise CallerError("--key-id and --key-file belong together")
-    try:
-        return load_signer(key_id, key_file.read_bytes())
-    except OSError as error:
-        raise CallerError(f"--key-file {key_file}: {error.strerror}") from None
 
 
 @run.command(epilog=examples("ssmd run archiver", "ssmd run archiver --nats nats://TOKEN@nats:4222 --storage s3://market-data/ssmd"))

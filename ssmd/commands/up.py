@@ -12,11 +12,14 @@ from ssmd import options
 if TYPE_CHECKING:
     from journal.clock import Clock
     from journal.protocols import Journal
+    from ssmd.local_run import Venue
+    from ssmd.settings import Settings
 
 EXAMPLES = """\b
 Examples:
   ssmd up --for 10s                      a simulated venue, for ten seconds
   ssmd up --sim FOLDER --speed 60        a recording, sixty times as fast
+  ssmd up --env kalshi-demo              what an environment of the project says
   ssmd up --key-id UUID --key-file kalshi.pem --series KXBTC15M
 """
 
@@ -36,26 +39,16 @@ Examples:
 def up(duration: int | None, *, settings: Any, output: str, **venue: Any) -> None:
     """Capture a venue into the journal, archive it and fold it, with a live table.
 
-    Without a key the venue is simulated. Ctrl-C (exit code 130) stops everything in order; nothing that was captured is lost by it.
+    The environment says which venue; the default one, `local`, simulates it.
+    Ctrl-C (exit code 130) stops everything in order; nothing that was captured is lost by it.
     """
     del output
     from journal.errors import CallerError
-    from ssmd.local_run import LocalRun, Venue, console, recording_option
+    from ssmd.local_run import LocalRun, console
     from ssmd.locks import capture_lock, held
     from ssmd.wiring import open_journal
 
-    chosen = [option for name in ("series", "ticker") for value in venue[name] for option in (f"--{name}", value)]
-    if venue["key_id"] or venue["key_file"]:
-        if venue["recording"] is not None:
-            raise CallerError("--sim and --key-id: capture a simulated venue or the real one, not both")
-        if not (venue["key_id"] and venue["key_file"]):
-            raise CallerError("the venue needs both --key-id and --key-file")
-        source = Venue(None, ["--key-id", venue["key_id"], "--key-file", venue["key_file"], *chosen])
-    else:
-        if chosen and venue["recording"] is None:
-            raise CallerError("--series and --ticker choose among the real venue's markets: add --key-id and --key-file, or --sim")
-        simulate = ["--speed", venue["speed"], "--seed", str(venue["seed"]), *recording_option(venue["recording"])]
-        source = Venue(simulate, chosen)
+    source = _venue(settings, venue)
 
     async def run() -> None:
         from journal.clock import WallClock
@@ -69,7 +62,7 @@ def up(duration: int | None, *, settings: Any, output: str, **venue: Any) -> Non
 
     async def capture(clock: Clock, journal: Journal) -> None:
         out = console()
-        out.print(f"data in {settings.data_dir}; {'a simulated venue' if source.simulate is not None else 'Kalshi'}; Ctrl-C stops")
+        out.print(f"data in {settings.data_dir}; {'a simulated venue' if source.simulate is not None else settings.feed}; Ctrl-C stops")
         local = LocalRun(settings, clock, journal, out)
         try:
             await local.start(source)
@@ -81,3 +74,39 @@ def up(duration: int | None, *, settings: Any, output: str, **venue: Any) -> Non
             out.print(f"next: ssmd replay --data-dir {settings.data_dir} --date today --from archive --verify", soft_wrap=True)
 
     asyncio.run(run())
+
+
+def _venue(settings: Settings, options: dict[str, Any]) -> Venue:
+    """What to capture: what the options say, else what the environment does. Raises `CallerError` where they contradict."""
+    from datetime import date
+
+    from journal.clock import WallClock
+    from journal.day import to_date
+    from journal.errors import CallerError
+    from ssmd import venues
+    from ssmd.local_run import Venue, recording_option
+    from ssmd.wiring import day_rule
+
+    today: date = to_date(day_rule(settings).day_of(WallClock().wall_ns()))
+    feed, _ = venues.feed_in_force(settings, settings.feed, today)
+    venues.adapter_of(feed.venue)
+    if unknown := [s for s in settings.environment.shards if s != "0"]:
+        raise CallerError(
+            f"`ssmd up` runs shard 0 only; start {', '.join(unknown)} with `ssmd run connector --shard NAME` and its projector"
+        )
+    chosen = [option for name in ("series", "ticker") for value in options[name] for option in (f"--{name}", value)]
+    live = settings.environment.venue.type == "live"
+    if options["key_id"] or options["key_file"]:
+        if options["recording"] is not None:
+            raise CallerError("--sim and --key-id: capture a simulated venue or the real one, not both")
+        if not (options["key_id"] and options["key_file"]):
+            raise CallerError("the venue needs both --key-id and --key-file")
+        return Venue(None, ["--key-id", options["key_id"], "--key-file", options["key_file"], *chosen])
+    if live and options["recording"] is None:
+        # Asked here too: what is wrong with a key is better said before anything starts.
+        venues.access(settings, settings.feed, today)
+        return Venue(None, chosen)
+    if chosen and options["recording"] is None:
+        raise CallerError("--series and --ticker choose among the real venue's markets: add --key-id and --key-file, or --sim")
+    simulate = ["--speed", options["speed"], "--seed", str(options["seed"]), *recording_option(options["recording"])]
+    return Venue(simulate, chosen or (["--all"] if live else []))

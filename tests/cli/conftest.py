@@ -27,7 +27,7 @@ class Ran(NamedTuple):
 @pytest.fixture
 def ssmd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     """Run one command line in this process, on data of its own."""
-    for name in ("SSMD_ENV", "SSMD_NATS", "SSMD_NATS_TOKEN", "SSMD_STORAGE", "SSMD_DEBUG"):
+    for name in ("SSMD_ENV", "SSMD_NATS", "SSMD_NATS_TOKEN", "SSMD_STORAGE", "SSMD_PROJECT", "SSMD_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SSMD_DATA", str(tmp_path / "data"))
 
