@@ -47,12 +47,16 @@ class Kind(Generic[_M]):
     def path(self, name: str) -> Path:
         return self.directory / f"{name}.yaml"
 
+    def existing(self, name: str) -> Path:
+        """Of the file of that name. Raises `NotFound`."""
+        if name not in (known := self.names()):
+            hint = "" if known else f"there are none in {self._project.shown(self.directory)}: `ssmd init` makes a starter set"
+            raise NotFound(self.noun, name, known, hint=hint)
+        return self.path(name)
+
     def read(self, name: str) -> _M:
         """The file of that name. Raises `NotFound`, `BadFile`."""
-        path = self.path(name)
-        if name not in self.names():
-            hint = "" if self.names() else f"there are none in {self._project.shown(self.directory)}: `ssmd init` makes a starter set"
-            raise NotFound(self.noun, name, self.names(), hint=hint)
+        path = self.existing(name)
         return read(path, self.model, self._project.shown(path))
 
 
@@ -127,10 +131,15 @@ def load(path: Path, shown: str) -> Any:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise BadFile([f"{shown}: larger than {MAX_FILE_BYTES >> 20} MiB: this is no metadata file"])
-        text = path.read_bytes().decode()
-        tree = YAML(typ="rt").load(text)
+        return parse(path.read_bytes(), shown)
     except OSError as error:
         raise BadFile([f"{shown}: cannot be read: {error.strerror}"]) from None
+
+
+def parse(content: bytes, shown: str) -> Any:
+    """The YAML of a file's bytes, as `load` does."""
+    try:
+        tree = YAML(typ="rt").load(content.decode())
     except UnicodeDecodeError as error:
         raise BadFile([f"{shown}: not UTF-8 at byte {error.start}"]) from None
     except MarkedYAMLError as error:
@@ -145,19 +154,31 @@ def load(path: Path, shown: str) -> Any:
 
 def read(path: Path, model: type[_M], shown: str) -> _M:
     """The file as `model`, whose ``name`` must be the file's. Raises `BadFile` with every problem."""
-    tree = load(path, shown)
+    return check(load(path, shown), model, shown, path.stem)
+
+
+def check(tree: Any, model: type[_M], shown: str, name: str) -> _M:
+    """A tree of `parse` as `model`, whose ``name`` must be `name`. Raises `BadFile` with every problem, in the order of lines."""
+    found, problems = examine(tree, model, name)
+    if found is None:
+        raise BadFile([f"{shown}:{line}: {path}{': ' if path else ''}{message}" for line, path, message in problems])
+    return found
+
+
+def examine(tree: Any, model: type[_M], name: str) -> tuple[_M | None, list[tuple[int, str, str]]]:
+    """As `check`, but what is wrong is returned: (line from 1, dotted path of the key, message)."""
     try:
         # As JSON: a version that YAML reads as a number, a yes that is no boolean are errors, never coerced.
         text = msgspec.json.encode(tree, enc_hook=_plain)
     except (TypeError, ValueError, RecursionError):
-        raise BadFile([f"{shown}: holds something that is neither text, number, date, list nor mapping"]) from None
+        return None, [(1, "", "holds something that is neither text, number, date, list nor mapping")]
     try:
         found = model.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise BadFile([f"{shown}:{line}: {text}" for line, text in sorted(set(_problems(error, model, tree)))]) from None
-    if (name := getattr(found, "name", path.stem)) != path.stem:
-        raise BadFile([f"{shown}:{_line(tree, ('name',))}: name: is {name!r}, the file is called {path.stem!r}; make them equal"])
-    return found
+        return None, sorted(set(_problems(error, model, tree)))
+    if (said := getattr(found, "name", name)) != name:
+        return None, [(_line(tree, ("name",)), "name", f"is {said!r}, the file is called {name!r}; make them equal")]
+    return found, []
 
 
 def _plain(value: Any) -> Any:
@@ -167,7 +188,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(type(value).__name__)
 
 
-def _problems(error: ValidationError, model: type[BaseModel], tree: Any) -> Iterator[tuple[int, str]]:
+def _problems(error: ValidationError, model: type[BaseModel], tree: Any) -> Iterator[tuple[int, str, str]]:
     for found in error.errors(include_url=False, include_input=False):
         place = found["loc"]
         path = ".".join(str(p) for p in place if p != "[key]")
@@ -178,7 +199,7 @@ def _problems(error: ValidationError, model: type[BaseModel], tree: Any) -> Iter
             message = "is required"
         elif found["type"] == "literal_error" and place and place[-1] == "type":
             message = f"not built, or unknown; known: {found['ctx']['expected']}"
-        yield _line(tree, place), f"{path}: {message}" if path else message
+        yield line_of(tree, place), path, message
 
 
 def _unknown(name: str, known: list[str]) -> str:
@@ -205,7 +226,7 @@ def _inner(annotation: Any) -> Any:
     return next((m for a in get_args(annotation) if _is_model(m := _inner(a))), annotation)
 
 
-def _line(tree: Any, place: tuple[Any, ...]) -> int:
+def line_of(tree: Any, place: tuple[Any, ...]) -> int:
     """Line, from 1, of the deepest part of `place` that is in the file."""
     line = 1
     for step in place:
