@@ -20,6 +20,7 @@
     │   ├── Fenced             another instance of this writer holds the lease
     │   ├── Superseded         an append expected a subject's newest entry to be another one
     │   ├── KeyUnavailable     a key's source does not answer; worth a retry
+    │   ├── CacheError         the cache does not answer or takes no more
     │   └── StorageError       objects could not be read or written
     └── CorruptionError        stored data is not what it must be; never retried
         ├── HoleInStream       an unfiltered read was not contiguous
@@ -122,6 +123,10 @@ class Superseded(StoreError):
 
 class KeyUnavailable(StoreError):
     """A key's source does not answer; worth a retry."""
+
+
+class CacheError(StoreError):
+    """The cache does not answer, or takes no more; what is in it can be made again."""
 
 
 class StorageError(StoreError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from journal.entry import Entry, Record
@@ -137,3 +137,27 @@ class Storage(Protocol):
     def delete(self, key: str) -> None:
         """Remove the object; no error when it is not there."""
         ...
+
+
+class Cache(Protocol):
+    """Views by key (`journal.cache.cache_key`), which may be lost at any time. Raises `CacheError`."""
+
+    async def ping(self) -> None:
+        """Return when it answers."""
+        ...
+
+    async def get(self, key: str) -> bytes | None: ...
+
+    async def put(self, values: Mapping[str, bytes]) -> None:
+        """Store all of them, replacing what was there; in part when it raises."""
+        ...
+
+    def keys(self, prefix: str) -> AsyncIterator[list[str]]:
+        """Keys that begin with `prefix`, taken as it is, in runs and in no order; one that is there throughout is there once or more."""
+        ...
+
+    async def delete_prefix(self, prefix: str) -> int:
+        """Delete the keys that begin with `prefix` and no others; how many."""
+        ...
+
+    async def close(self) -> None: ...

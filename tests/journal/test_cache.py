@@ -1,0 +1,184 @@
+"""One contract for every cache: memory, Redis on a real server, and the one that keeps nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from journal.cache import BATCH, CACHES, MAX_VALUE_BYTES, MemoryCache, RedisCache, cache_key, open_cache, prefix_of
+from journal.errors import BadSubject, CacheError, CallerError
+from journal.protocols import Cache
+from tests import valkey
+
+PASSWORD = "a-password-of-the-tests"
+_serial = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[valkey.Valkey]:
+    with valkey.running(tmp_path_factory.mktemp("valkey"), password=PASSWORD) as running:
+        yield running
+
+
+@asynccontextmanager
+async def opened(kind: str, server: valkey.Valkey) -> AsyncIterator[Cache]:
+    cache = open_cache(kind, server.url if kind == "redis" else "", PASSWORD if kind == "redis" else None)
+    try:
+        yield cache
+    finally:
+        await cache.close()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+async def listed(cache: Cache, prefix: str) -> set[str]:
+    return {key async for run in cache.keys(prefix) for key in run}
+
+
+def fresh() -> str:
+    """An environment nobody else uses: tests share the server."""
+    return f"e{next(_serial)}"
+
+
+def test_what_was_put_is_there_and_replaced(kind: str, server: valkey.Valkey) -> None:
+    async def check() -> None:
+        async with opened(kind, server) as cache:
+            key, other = (cache_key(fresh(), "book", "KX/GOLD.5 *?[x]\\") for _ in range(2))
+            await cache.put({key: b"one", other: b"\x00\xff"})
+            await cache.put({key: b""})
+            assert (await cache.get(key), await cache.get(other), await cache.get(f"{key}x")) == (b"", b"\x00\xff", None)
+
+    asyncio.run(check())
+
+
+def test_more_than_a_batch(kind: str, server: valkey.Valkey) -> None:
+    async def check() -> None:
+        async with opened(kind, server) as cache:
+            env = fresh()
+            values = {cache_key(env, "book", str(n)): b"%d" % n for n in range(3 * BATCH + 7)}
+            await cache.put(values)
+            assert await listed(cache, prefix_of(env)) == set(values)
+            assert await cache.delete_prefix(prefix_of(env)) == len(values)
+            assert await cache.delete_prefix(prefix_of(env)) == 0
+
+    asyncio.run(check())
+
+
+NAMES = st.sampled_from(["kalshi", "kalshi-dev", "kalshi-d", "a", "a-b", "a-", "ab"])
+SYMBOLS = st.text(st.sampled_from("aA*?[]\\^-:%._ é"), max_size=4)
+
+
+@settings(max_examples=40)
+@given(keys=st.sets(st.tuples(NAMES, SYMBOLS), max_size=20), gone=NAMES)
+def test_deleting_an_environment_leaves_the_others(server: valkey.Valkey, keys: set[tuple[str, str]], gone: str) -> None:
+    async def check(kind: str) -> None:
+        async with opened(kind, server) as cache:
+            for env in {env for env, _ in keys} | {gone}:
+                await cache.delete_prefix(prefix_of(env))
+            values = {cache_key(env, "book", symbol): symbol.encode() for env, symbol in keys}
+            assert len(values) == len(keys)
+            await cache.put(values)
+            mine = {cache_key(env, "book", symbol) for env, symbol in keys if env == gone}
+            assert await listed(cache, prefix_of(gone)) == mine
+            assert await cache.delete_prefix(prefix_of(gone)) == len(mine)
+            for key, value in values.items():
+                assert await cache.get(key) == (None if key in mine else value)
+
+    for kind in ("memory", "redis"):
+        asyncio.run(check(kind))
+
+
+def test_a_prefix_is_no_pattern(kind: str, server: valkey.Valkey) -> None:
+    async def check() -> None:
+        async with opened(kind, server) as cache:
+            env = fresh()
+            await cache.put({cache_key(env, "book"): b"x"})
+            for pattern in ("*", f"{env[0]}*", f"{env}?", f"[{env[0]}]{env[1:]}:", f"{env}\\"):
+                assert await cache.delete_prefix(pattern) == 0
+            assert await cache.get(cache_key(env, "book")) == b"x"
+
+    asyncio.run(check())
+
+
+def test_the_one_that_keeps_nothing() -> None:
+    async def check() -> None:
+        cache = open_cache("none")
+        await cache.ping()
+        await cache.put({"a:b": b"x"})
+        assert await cache.get("a:b") is None
+        assert await listed(cache, "a:") == set()
+        assert await cache.delete_prefix("a:") == 0
+        await cache.close()
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("kind", list(CACHES))
+def test_keys_and_values_that_cannot_be(kind: str, server: valkey.Valkey) -> None:
+    async def check() -> None:
+        async with opened(kind, server) as cache:
+            for key in ("", "a", "a:", ":a", "a:b c", "A:b", "a:*", "a:b:"):
+                with pytest.raises(BadSubject, match="cache_key"):
+                    await cache.put({key: b""})
+            with pytest.raises(CallerError, match="too large"):
+                await cache.put({"a:b": bytes(MAX_VALUE_BYTES + 1)})
+
+    asyncio.run(check())
+
+
+def test_a_full_memory_fails() -> None:
+    async def check() -> None:
+        cache = MemoryCache(max_bytes=20)
+        await cache.put({"a:b": bytes(10)})
+        await cache.put({"a:b": bytes(17)})
+        with pytest.raises(CacheError, match="full"):
+            await cache.put({"a:c": b"1"})
+        assert await cache.delete_prefix("a:") == 1
+        await cache.put({"a:c": bytes(17)})
+
+    asyncio.run(check())
+
+
+def test_a_server_that_is_not_there_or_refuses(server: valkey.Valkey, tmp_path: Path) -> None:
+    async def check(cache: Cache, match: str) -> None:
+        try:
+            with pytest.raises(CacheError, match=match) as told:
+                await cache.ping()
+            assert PASSWORD not in f"{told.value}{told.value.__cause__}{cache!r}{vars(cache)}"
+        finally:
+            await cache.close()
+
+    asyncio.run(check(RedisCache(server.url, f"{PASSWORD}-wrong"), "refused the password"))
+    asyncio.run(check(RedisCache(server.url), "refused the password"))
+    gone = valkey.Valkey(tmp_path)
+    asyncio.run(check(RedisCache(gone.url, PASSWORD), "is it running"))
+
+
+def test_a_restarted_server_is_found_again(tmp_path: Path) -> None:
+    async def check(server: valkey.Valkey) -> None:
+        cache = RedisCache(server.url)
+        await cache.put({"a:b": b"kept"})
+        server.kill()
+        server.start()
+        assert await cache.get("a:b") == b"kept"
+        await cache.close()
+
+    with valkey.running(tmp_path) as server:
+        asyncio.run(check(server))
+
+
+def test_an_unknown_type() -> None:
+    with pytest.raises(CallerError, match="known: memory, none, redis"):
+        open_cache("memcached")
+    with pytest.raises(CallerError, match="redis://HOST:PORT/DB"):
+        open_cache("redis", "http://x")
