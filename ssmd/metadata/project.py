@@ -177,7 +177,7 @@ def examine(tree: Any, model: type[_M], name: str) -> tuple[_M | None, list[tupl
     except ValidationError as error:
         return None, sorted(set(_problems(error, model, tree)))
     if (said := getattr(found, "name", name)) != name:
-        return None, [(_line(tree, ("name",)), "name", f"is {said!r}, the file is called {name!r}; make them equal")]
+        return None, [(line_of(tree, ("name",)), "name", f"is {said!r}, the file is called {name!r}; make them equal")]
     return found, []
 
 
