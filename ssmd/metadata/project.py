@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar, get_args
 import msgspec
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedBase
+from ruamel.yaml.comments import CommentedBase, CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from journal.errors import BadFile, CallerError, NotFound
@@ -47,6 +47,10 @@ class Kind(Generic[_M]):
     def path(self, name: str) -> Path:
         return self.directory / f"{name}.yaml"
 
+    def shown(self, name: str) -> str:
+        """The path of that name as people see it."""
+        return self._project.shown(self.path(name))
+
     def existing(self, name: str) -> Path:
         """Of the file of that name. Raises `NotFound`."""
         if name not in (known := self.names()):
@@ -56,8 +60,7 @@ class Kind(Generic[_M]):
 
     def read(self, name: str) -> _M:
         """The file of that name. Raises `NotFound`, `BadFile`."""
-        path = self.existing(name)
-        return read(path, self.model, self._project.shown(path))
+        return read(self.existing(name), self.model, self.shown(name))
 
 
 class Project:
@@ -181,6 +184,21 @@ def examine(tree: Any, model: type[_M], name: str) -> tuple[_M | None, list[tupl
     return found, []
 
 
+def lines(path: Path) -> dict[str, int]:
+    """The line, from 1, of every value of the file by its dotted path. Raises `BadFile`."""
+    found: dict[str, int] = {}
+
+    def walk(head: str, tree: Any) -> None:
+        for name, below in tree.items():
+            step = f"{head}.{name}" if head else str(name)
+            found[step] = tree.lc.key(name)[0] + 1
+            if isinstance(below, CommentedMap):
+                walk(step, below)
+
+    walk("", load(path, path.name))
+    return found
+
+
 def _plain(value: Any) -> Any:
     for kind in (str, bool, int, float):
         if isinstance(value, kind):
@@ -194,7 +212,7 @@ def _problems(error: ValidationError, model: type[BaseModel], tree: Any) -> Iter
         path = ".".join(str(p) for p in place if p != "[key]")
         message = str(found["msg"]).removeprefix("Value error, ")
         if found["type"] == "extra_forbidden":
-            message = _unknown(str(place[-1]), _fields(model, place[:-1]))
+            message = _unknown(str(place[-1]), fields_at(model, place[:-1]))
         elif found["type"] == "missing":
             message = "is required"
         elif found["type"] == "literal_error" and place and place[-1] == "type":
@@ -207,7 +225,7 @@ def _unknown(name: str, known: list[str]) -> str:
     return f"unknown key{f'; did you mean {near[0]}?' if near else ''} known: {', '.join(known)}"
 
 
-def _fields(model: Any, place: tuple[Any, ...]) -> list[str]:
+def fields_at(model: Any, place: tuple[Any, ...]) -> list[str]:
     """Keys that the model below `place` knows."""
     for step in place:
         fields = {f.alias or n: f for n, f in model.model_fields.items()} if _is_model(model) else {}
