@@ -36,9 +36,10 @@ def distinct_subjects(stream: Stream, entries: Sequence[Entry], newest: Sequence
     if len(entries) != len(newest) or any(n < 0 for n in newest):
         raise CallerError(f"{len(entries)} entries with newest sequences {list(newest)}: give one for each, 0 for none yet")
     subjects = [subject_of(stream, e) for e in entries]
-    if len(set(subjects)) < len(subjects):  # server error 10164
-        twice = next(s for s in subjects if subjects.count(s) > 1)
-        raise CallerError(f"{twice} is twice in one conditional append: append one entry a subject")
+    for names in (subjects, [e.id for e in entries]):  # the server's errors 10164 and 10201
+        if len(set(names)) < len(names):
+            twice = next(n for n in names if names.count(n) > 1)
+            raise CallerError(f"{twice} is twice in one conditional append: append one entry a subject, each with its own id")
     return subjects
 
 

@@ -15,7 +15,7 @@ from uuid import uuid4
 import pytest
 
 from journal.entry import Book, Change, Control, Delta, Entry, Event, Record, Trade
-from journal.errors import CallerError, EntryTooLarge, Fenced, IdConflict
+from journal.errors import CallerError, EntryTooLarge, Fenced, IdConflict, Superseded
 from journal.protocols import Journal, JournalReader
 from journal.subjects import Stream
 
@@ -44,6 +44,11 @@ def opener(epoch: bytes = EPOCH) -> Entry:
 
 def lease(writer: str, epoch: bytes, *, who: str = "") -> Entry:
     return Entry(Control("lease", detail=who), FEED, f"writer-{writer}", epoch, 1, 1, 0, 0, DAY)
+
+
+def on(symbol: str, version: int, *, size: int = 1) -> Entry:
+    """An entry of its own subject and id: `version` of `symbol`."""
+    return entry(5 * version, epoch=symbol.encode().ljust(16, b"."), symbol=symbol, size=size)
 
 
 def new_stream() -> Stream:
@@ -164,6 +169,18 @@ class ReaderContract:
             assert await reader.last(stream, stream.subject(FEED, "gap", "KXGOLD-26.5")) is None
 
         self._read(entries(1, 12), body)
+
+    def test_the_newest_of_a_pattern(self) -> None:
+        stored = [entry(n, symbol=f"S{n % 3}") for n in range(1, 15)]
+
+        async def body(reader: JournalReader, stream: Stream) -> None:
+            env = stream.env
+            for pattern, newest in ((f"{env}.>", 14), (f"{env}.{FEED}.trade.*", 14), (f"{env}.*.*.S1", 13), (f"{env}.*.delta.S0", 12)):
+                found = await reader.last(stream, pattern)
+                assert found == Record(newest, stored[newest - 1]), pattern
+            assert await reader.last(stream, f"{env}.{FEED}.gap.*") is None
+
+        self._read(stored, body)
 
     def test_a_stream_that_is_not_there_reads_as_empty(self) -> None:
         async def body(reader: JournalReader, stream: Stream) -> None:
@@ -364,6 +381,166 @@ class JournalContract(ReaderContract):
 
         self._write(body)
 
+    def test_a_conditional_append_is_stored_if_nobody_was_faster(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            one, two = await connect(), await connect()
+            assert await one.append_if(stream, [], []) == []
+            assert await one.append_if(stream, [on("A", 1)], [0]) == [1]
+            assert await two.append_if(stream, [on("A", 2), on("B", 1), on("C", 1)], [1, 0, 0]) == [2, 3, 4]
+            assert await one.append_if(stream, [on("B", 2)], [3]) == [5]
+            assert await one.append_if(stream, [on("C", 2), on("D", 1)], [4, 0]) == [6, 7]
+            expected = [on("A", 1), on("A", 2), on("B", 1), on("C", 1), on("B", 2), on("C", 2), on("D", 1)]
+            assert await read_all(two, stream) == [Record(n, e) for n, e in enumerate(expected, 1)]
+
+        self._write(body)
+
+    @pytest.mark.parametrize("late", [False, True])
+    def test_a_conditional_append_is_refused_whole_if_a_subject_has_changed(self, *, late: bool) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            one, two = await connect(), await connect()
+            await one.append_if(stream, [on("A", 1), on("B", 1), on("C", 1)], [0, 0, 0])
+            await one.append_if(stream, [on("B", 2)], [2])
+            if late:
+                await self.pass_window()
+            refused: list[tuple[list[Entry], list[int], str]] = [
+                ([on("A", 2)], [0], "A"),  # the newest is 1
+                ([on("A", 2)], [3], "A"),  # it never was
+                ([on("A", 2), on("B", 3), on("C", 2)], [1, 2, 3], "B"),
+                ([on("B", 3), on("A", 2), on("C", 2)], [2, 1, 3], "B"),
+                ([on("A", 2), on("C", 2), on("B", 3)], [1, 3, 2], "B"),
+                ([on("A", 1, size=2)], [0], "A"),  # an id that is there, with other content
+                ([on("A", 2), on("B", 1, size=2)], [1, 0], "B"),
+                ([on("B", 2), on("A", 2)], [2, 1], "B"),  # the first is there, but alone
+            ]
+            for journal in (one, two):
+                for batch, newest, name in refused:
+                    with pytest.raises(Superseded) as caught:
+                        await journal.append_if(stream, batch, newest)
+                    assert caught.value.subject == stream.subject(FEED, "delta", name)
+            assert await sequences(two, stream) == [1, 2, 3, 4]
+
+        self._write(body)
+
+    @pytest.mark.parametrize("late", [False, True])
+    @pytest.mark.parametrize("count", [1, 2, 300])
+    def test_a_conditional_append_done_again_gives_the_first_sequences(self, *, late: bool, count: int) -> None:
+        """As after a lost reply: by any handle, inside and beyond the dedupe window, though others have appended since."""
+
+        async def body(connect: Any, stream: Stream) -> None:
+            one, two = await connect(), await connect()
+            batch, newest = [on(f"S{n}", 2) for n in range(count)], list(range(1, count + 1))
+            await one.append_if(stream, [on(f"S{n}", 1) for n in range(count)], [0] * count)
+            first = await one.append_if(stream, batch, newest)
+            assert first == list(range(count + 1, 2 * count + 1))
+            for _ in range(2):
+                if late:
+                    await self.pass_window()
+                assert await one.append_if(stream, batch, newest) == first
+                assert await two.append_if(stream, batch, newest) == first
+                if (info := await one.info(stream)).last == 2 * count:
+                    await two.append_if(stream, [on("S0", 3)], [count + 1])
+            assert info.last == 2 * count + 1
+
+        self._write(body)
+
+    def test_conditional_appends_that_cannot_be(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            journal = await connect()
+            with pytest.raises(CallerError, match=r"delta\.A is twice"):
+                await journal.append_if(stream, [on("B", 1), on("A", 1), on("A", 2)], [0, 0, 0])
+            for newest in ([], [0, 0], [-1]):
+                with pytest.raises(CallerError, match="one for each"):
+                    await journal.append_if(stream, [on("A", 1)], newest)
+            with pytest.raises(CallerError, match="1001"):
+                await journal.append_if(stream, [on(f"S{n}", 1) for n in range(1_001)], [0] * 1_001)
+            with pytest.raises(CallerError, match="does not exist"):
+                await journal.append_if(new_stream(), [on("A", 1)], [0])
+            with pytest.raises(CallerError, match=r"\.5\.0 is twice"):
+                await journal.append_if(stream, [entry(5, symbol="A"), entry(5, symbol="B")], [0, 0])
+            large = Entry(Control("x"), FEED, "s", EPOCH, 2, 1, 0, 0, DAY, raw=bytes(await journal.largest(stream) + 4_096))
+            with pytest.raises(EntryTooLarge):
+                await journal.append_if(stream, [on("A", 1), large], [0, 0])
+            await journal.append_if(stream, [on("A", 1)], [0])
+            with pytest.raises(IdConflict):  # the id is there, and it is not what is expected to be stored now
+                await journal.append_if(stream, [on("A", 1)], [1])
+            assert await sequences(journal, stream) == [1]
+
+        self._write(body)
+
+    def test_a_thousand_entries_are_one_conditional_append(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            journal = await connect()
+            batch = [on(f"S{n}", 1) for n in range(1_000)]
+            assert await journal.append_if(stream, batch, [0] * 1_000) == list(range(1, 1_001))
+            with pytest.raises(Superseded, match=r"S999 "):
+                await journal.append_if(stream, [on(f"S{n}", 2) for n in range(1_000)], [*range(1, 1_000), 7])
+            assert await (await connect()).append_if(stream, batch, [0] * 1_000) == list(range(1, 1_001))
+            assert await sequences(journal, stream) == list(range(1, 1_001))
+
+        self._write(body)
+
+    @pytest.mark.parametrize("leased", [False, True])
+    def test_conditional_and_other_appends_share_a_stream(self, *, leased: bool) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            one, two = await connect(), await connect()
+            fence = await one.lease(stream, lease("w", b"a" * 16)) if leased else None
+            await one.append(stream, [opener()], fence)
+            conditional: list[Entry] = []
+            places: list[int] = []
+            for n in range(1, 13):
+                last = (await two.info(stream)).last
+                assert await one.append(stream, entries(10 * n, 10 * n + 2), fence) == [last + 1, last + 2, last + 3]
+                conditional += [on("A", n), on("B", n)]
+                places += await (two if n % 3 else one).append_if(stream, conditional[-2:], places[-2:] or [0, 0])
+                if n % 4 == 0:
+                    await self.pass_window()
+                assert await one.append(stream, entries(10 * n, 10 * n + 2), fence) == [last + 1, last + 2, last + 3]
+                # Ids are ids, whichever way they were stored. (What a leased writer appends is its own; these are the other's too.)
+                assert await one.append(stream, conditional) == places
+            assert len(places) == 24
+            found = await read_all(two, stream)
+            assert len({r.entry.id for r in found}) == len(found) == leased + 1 + 5 * 12
+
+        self._write(body)
+
+    def test_of_many_who_append_on_one_subject_one_wins(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            handles = [await connect() for _ in range(4)]
+
+            async def attempt(writer: int, version: int, newest: list[int]) -> list[int] | None:
+                epoch = bytes([writer + 1]) * 16
+                batch = [entry(5 * version, part=n, epoch=epoch, symbol=s, size=writer + 1) for n, s in enumerate("AB")]
+                with contextlib.suppress(Superseded):
+                    return list(await handles[writer % 4].append_if(stream, batch, newest))
+                return None
+
+            newest = [0, 0]
+            for version in range(12):
+                results = await asyncio.gather(*(attempt(w, version, newest) for w in range(8)))
+                (newest,) = [r for r in results if r]
+                assert newest == [2 * version + 1, 2 * version + 2]
+            assert await sequences(handles[0], stream) == list(range(1, 25))
+
+        self._write(body)
+
+    def test_a_conditional_append_cancelled_half_way_is_there_whole_or_not_at_all(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            journal = await connect()
+            for attempt in range(12):
+                batch, newest = [on(f"S{attempt}-{n}", 1) for n in range(100)], [0] * 100
+                task = asyncio.create_task(journal.append_if(stream, batch, newest))
+                for _ in range(attempt):  # cut at ever later points
+                    await asyncio.sleep(0)
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+                places = await journal.append_if(stream, batch, newest)
+                assert places == list(range(places[0], places[0] + 100))
+            found = await read_all(journal, stream)
+            assert len(found) == len({r.entry.id for r in found}) == 1_200
+
+        self._write(body)
+
     def test_a_thousand_entries_are_one_append_and_no_more(self) -> None:
         async def body(connect: Any, stream: Stream) -> None:
             journal = await connect()
@@ -501,5 +678,20 @@ class JournalContract(ReaderContract):
             assert newest == Record(7, events[6])
             assert newest.sequence == 7
             assert await sequences(journal, system, subjects=[f"{stream.env}.system.digest.books%2E0"]) == [2, 4, 6, 8]
+
+        self._write(body)
+
+    def test_events_of_aggregates_by_id_and_version(self) -> None:
+        async def body(connect: Any, stream: Stream) -> None:
+            journal, key = await connect(), Stream(stream.env, domain="key")
+            await journal.ensure(key)
+            names = ["a.b", "a", "a.b", "x/1", "a.b"]
+            events = [Entry(Event("events"), "key", f"{a}.{n}", bytes([n]) * 16, n, n, 0, n, DAY) for n, a in enumerate(names, 9)]
+            assert await journal.append_if(key, events, [0] * 5) == [1, 2, 3, 4, 5]
+            assert await journal.last(key, f"{stream.env}.key.events.a%2Eb.11") == Record(3, events[2])
+            assert await journal.last(key, f"{stream.env}.key.events.a%2Eb.*") == Record(5, events[4])
+            assert await sequences(journal, key, subjects=[f"{stream.env}.key.events.a%2Eb.*"]) == [1, 3, 5]
+            assert await sequences(journal, key, subjects=[f"{stream.env}.key.events.a.*"]) == [2]
+            assert await sequences(journal, key, subjects=[f"{stream.env}.key.events", f"{stream.env}.key.events.>"]) == [1, 2, 3, 4, 5]
 
         self._write(body)

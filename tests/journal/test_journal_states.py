@@ -25,6 +25,7 @@ WINDOW_S = 0.1
 # A failure takes seconds to run again, so it is shown as found: shrinking one would take minutes.
 NO_SHRINK = (Phase.explicit, Phase.reuse, Phase.generate)
 EPOCHS = [bytes([n]) * 16 for n in (1, 2, 3)]
+CONDITIONAL = b"\4" * 16
 OPENED = EPOCHS[:2]  # an opener is its epoch's first entry; the third epoch has none
 
 handle = st.integers(0, 1)
@@ -61,6 +62,8 @@ def states(url: str) -> type[hs.RuleBasedStateMachine]:
             self.fences: list[Fence] = []
             self.leases = 0
             self.begun: set[bytes] = set()
+            self.conditions = 0
+            self.conditional: list[tuple[list[Entry], list[int]]] = []
 
         async def _connect(self) -> JetStreamJournal:
             return await JetStreamJournal.connect(url, WallClock(), token=TOKEN, duplicate_window_s=WINDOW_S)
@@ -82,6 +85,35 @@ def states(url: str) -> type[hs.RuleBasedStateMachine]:
             new = [e for e in OPENED if e not in self.begun and any(b.epoch == e for b in batch)]
             if isinstance(self.both(which, "append", [*map(opener, new), *batch], *fence), list):
                 self.begun.update(new)
+
+        @hs.rule(which=handle, names=st.sets(st.sampled_from("ABCD"), min_size=1), stale=st.integers(0, 3), size=st.sampled_from([1, 2]))
+        def append_if(self, which: int, names: set[str], stale: int, size: int) -> None:
+            """On some subjects; now and then one of them is not what was expected."""
+            self.conditions += 1
+            newest = [getattr(self.run(self.memory.last(self.stream, self._subject(n))), "sequence", 0) for n in sorted(names)]
+            if stale in (1, 2):
+                newest[stale % len(newest)] += 1 if stale == 1 else -min(1, newest[stale % len(newest)])
+            batch = [
+                entry(1_000 + 5 * self.conditions, epoch=CONDITIONAL, part=p, symbol=n, size=size) for p, n in enumerate(sorted(names))
+            ]
+            self.conditional.append((batch, newest))
+            self.both(which, "append_if", batch, newest)
+
+        @hs.rule(which=handle, back=st.integers(0, 5))
+        def append_if_again(self, which: int, back: int) -> None:
+            if self.conditional:
+                self.both(which, "append_if", *self.conditional[-1 - back % len(self.conditional)])
+
+        @hs.rule(which=handle, back=st.integers(0, 5))
+        def append_what_was_conditional(self, which: int, back: int) -> None:
+            if self.conditional:
+                batch, newest = self.conditional[-1 - back % len(self.conditional)]
+                self.both(which, "append", batch)
+                # Appended so, it may follow on what it never was expected to follow; it is not appended conditionally again.
+                self.conditional.remove((batch, newest))
+
+        def _subject(self, name: str) -> str:
+            return self.stream.subject(FEED, "delta", name)
 
         @hs.rule(which=handle, e=st.sampled_from(OPENED))
         def open_again(self, which: int, e: bytes) -> None:

@@ -26,6 +26,44 @@ def test_two_symbols_never_share_a_token(one: str, other: str) -> None:
     assert (escape(one) == escape(other)) == (one == other)
 
 
+domains = st.builds(lambda env, domain: Stream(env, domain=domain), st.sampled_from(["local", "a"]), st.sampled_from(["key", "day"]))
+kinds = st.sampled_from(["events", "snapshots", "tracking", "changes"])
+keys = st.one_of(
+    symbols, st.builds("{}.{}".format, symbols, st.integers(0, 1 << 64)), st.from_regex(r"[ab.]{0,3}\.?[01²]{0,3}\n?", fullmatch=True)
+)
+
+
+@given(domains, kinds, keys)
+def test_a_key_of_a_domain_comes_back_from_its_subject(stream: Stream, kind: str, key: str) -> None:
+    subject = stream.subject(stream.domain, kind, key)
+    assert stream.symbol(subject) == key
+    assert matches(stream.subjects()[0], subject)
+
+
+places = st.tuples(domains, kinds, keys)
+
+
+@given(places, places)
+def test_two_keys_of_domains_never_share_a_subject(one: tuple[Stream, str, str], other: tuple[Stream, str, str]) -> None:
+    subjects = [stream.subject(stream.domain, kind, key) for stream, kind, key in (one, other)]
+    assert (subjects[0] == subjects[1]) == (one == other)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "subject"),
+    [
+        ("events", "6c1f.7", "local.key.events.6c1f.7"),
+        ("events", "kalshi.api.12", "local.key.events.kalshi%2Eapi.12"),
+        ("events", ".0", "local.key.events.%.0"),
+        ("events", "6c1f.07", "local.key.events.6c1f%2E07"),  # no version is written so
+        ("events", "6c1f", "local.key.events.6c1f"),
+        ("changes", "A.7", "local.key.changes.A%2E7"),
+    ],
+)
+def test_an_aggregates_event_has_a_token_for_its_version(kind: str, key: str, subject: str) -> None:
+    assert Stream("local", domain="key").subject("key", kind, key) == subject
+
+
 @given(st.text(alphabet="aZ9_-%0123456789ABCDEFabcdef.", max_size=9))
 def test_what_is_not_a_token_is_refused(token: str) -> None:
     try:
