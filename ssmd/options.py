@@ -21,7 +21,7 @@ def _keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None
 
 
 def shared(function: _F) -> _F:
-    """Add --env, --data-dir, --nats, --storage and -o without passing them to the function."""
+    """Add --env, --data-dir, --nats, --storage, -o and --project without passing them to the function."""
     for option in reversed(
         (
             click.option("--env", metavar="NAME", help="Environment. [SSMD_ENV; default: local]", expose_value=False, callback=_keep),
@@ -40,6 +40,10 @@ def shared(function: _F) -> _F:
             click.option(
                 "-o", "--output", type=click.Choice(FORMATS), help="Format on stdout; a table on a terminal, else JSON.",
                 expose_value=False, callback=_keep,
+            ),
+            click.option(
+                "--project", metavar="DIR", expose_value=False, callback=_keep,
+                help="Folder with exchanges/. [SSMD_PROJECT; default: the nearest at or above this one]",
             ),
         )
     ):  # fmt: skip
@@ -66,6 +70,27 @@ def configured(function: Callable[..., Any]) -> Callable[..., Any]:
         return ctx.invoke(function, *args, settings=Settings.read(flags, os.environ), output=flags.get("output", ""), **kwargs)
 
     return shared(update_wrapper(wrapper, function))
+
+
+def projected(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command about files the shared options: it is called with `project` and `output` ("" when none was asked for)."""
+
+    @click.pass_context
+    def wrapper(ctx: click.Context, /, *args: Any, **kwargs: Any) -> Any:
+        from pathlib import Path
+
+        from ssmd.metadata.project import Project
+
+        flags = ctx.meta.get(_KEY, {})
+        project = Project.find(Path.cwd(), flags.get("project") or os.environ.get("SSMD_PROJECT", ""))
+        return ctx.invoke(function, *args, project=project, output=flags.get("output", ""), **kwargs)
+
+    return shared(update_wrapper(wrapper, function))
+
+
+def env_named(ctx: click.Context) -> str:
+    """The environment that --env or SSMD_ENV name; "" for none."""
+    return str(ctx.meta.get(_KEY, {}).get("env") or os.environ.get("SSMD_ENV", ""))
 
 
 class _Parsed(click.ParamType[Any]):
@@ -105,6 +130,20 @@ def _position(text: str) -> Any:
     return parse_position(text)
 
 
+def _date(text: str) -> Any:
+    from datetime import date
+
+    from journal.errors import CallerError
+
+    try:
+        if len(text) == len("2026-11-22"):
+            return date.fromisoformat(text)
+    except ValueError:
+        pass
+    raise CallerError(f"{text!r} is no date: write YYYY-MM-DD")
+
+
+DATE = _Parsed("date", _date)  # datetime.date
 DURATION = _Parsed("duration", _duration)  # nanoseconds
 MOMENT = _Parsed("time", _moment)  # nanoseconds since 1970
 POSITION = _Parsed("position", _position)  # (stream, sequence)
