@@ -8,20 +8,20 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from journal import cursor
+from journal import cursor, streams
 from journal.batch import Message, distinct_subjects
 from journal.clock import Clock
 from journal.codec import body_kind_name, decode, encode
 from journal.commit import STREAM_FULL, Appender
 from journal.entry import Control, Entry, Record
-from journal.errors import BadSubject, CallerError, JournalFull, JournalRefused, JournalUnavailable
+from journal.errors import BadSubject, CallerError, JournalFull, JournalRefused, JournalUnavailable, NotFound
 from journal.link import Access, ApiError, Link, NoResponders
 from journal.protocols import MAX_BATCH, Fence, StreamInfo
+from journal.streams import DUPLICATE_WINDOW_S, Change
 from journal.subjects import Stream
 
 MAX_STREAM_BYTES = 64 << 30
 LEAST_STREAM_BYTES = 1 << 30
-DUPLICATE_WINDOW_S = 120  # longer ones cost the server memory even with file storage
 _DECODE_CHUNK = 256  # records decoded before the event loop gets a turn: about 3 ms
 _SUBJECTS_KEPT = 65_536  # rendered subjects: 10 MB at most
 _HEADERS_BYTES = 4_096  # more than those of any message of ours: an id, a batch's id, one expectation
@@ -155,21 +155,8 @@ class JetStreamJournal:
 
     async def _create(self, stream: Stream, feed: str, max_bytes: int) -> bool:
         """False when there is no room for so large a stream, but may be for half of it."""
-        config = {
-            "name": stream.name,
-            "subjects": stream.subjects(feed),
-            "storage": "file",
-            "retention": "limits",
-            "discard": "new",
-            "max_age": 0,
-            "max_bytes": max_bytes,
-            "num_replicas": self._replicas,
-            "allow_direct": True,
-            "allow_atomic": True,
-            "duplicate_window": int(self._duplicate_window_s * 1_000_000_000),
-        }
         try:
-            await self._link.api(f"STREAM.CREATE.{stream.name}", config)
+            await self._link.api(f"STREAM.CREATE.{stream.name}", self._wanted(stream, feed, max_bytes))
         except ApiError as error:
             if error.code == _NAME_IN_USE:
                 return True
@@ -178,14 +165,75 @@ class JetStreamJournal:
                     return True
                 if max_bytes >= 2 * LEAST_STREAM_BYTES:
                     return False
-                raise JournalFull(
-                    f"{self._link.where} has no room for {stream.name} of {max_bytes} bytes: {error};"
-                    " free some, raise max_file_store, or ask for a smaller stream"
-                ) from error
+                raise self._no_room(stream, max_bytes, error) from error
             raise self._failed(error) from error
         except NoResponders as error:
             raise self._failed(error) from error
         return True
+
+    def _wanted(self, stream: Stream, feed: str, max_bytes: int | None) -> dict[str, Any]:
+        return streams.wanted(
+            stream, feed, replicas=self._replicas, max_bytes=max_bytes, duplicate_window_s=self._duplicate_window_s
+        )  # fmt: skip
+
+    def _no_room(self, stream: Stream, max_bytes: int, error: ApiError) -> JournalFull:
+        return JournalFull(
+            f"{self._link.where} has no room for {stream.name} of {max_bytes} bytes: {error};"
+            " free some, raise max_file_store, or ask for a smaller stream"
+        )
+
+    async def changes(self, stream: Stream, feed: str = "", *, max_bytes: int | None = None) -> list[Change] | None:
+        found = await cursor.bounds(self._link, stream.name)
+        return None if found is None else streams.plan(self._wanted(stream, feed, max_bytes), found.config, found.bytes)
+
+    async def update(self, stream: Stream, feed: str = "", *, max_bytes: int | None = None) -> None:
+        found = await cursor.bounds(self._link, stream.name)
+        if found is None:
+            raise NotFound("stream", stream.name)
+        changes = streams.plan(self._wanted(stream, feed, max_bytes), found.config, found.bytes)
+        if refused := [f"{c.setting} is {c.present}, not {c.wanted}: {c.refused}" for c in changes if c.refused]:
+            raise JournalRefused(f"{stream.name}: {'; '.join(refused)}")
+        if not changes:
+            return
+        try:
+            await self._link.api(f"STREAM.UPDATE.{stream.name}", streams.merged(found.config, changes))
+        except ApiError as error:
+            if error.code in STREAM_FULL and max_bytes is not None:
+                raise self._no_room(stream, max_bytes, error) from error
+            raise self._failed(error) from error
+        except NoResponders as error:
+            raise self._failed(error) from error
+
+    async def delete(self, stream: Stream) -> None:
+        self._appenders.pop(stream, None)
+        await self._unless_gone(f"STREAM.DELETE.{stream.name}")
+
+    async def purge(self, stream: Stream, first: int) -> None:
+        # Up to `first`, exclusive; the server would take 0 for everything.
+        if first > 1:
+            self._appenders.pop(stream, None)  # it knows where the purged ones were
+            await self._unless_gone(f"STREAM.PURGE.{stream.name}", {"seq": first})
+
+    async def _unless_gone(self, name: str, body: dict[str, Any] | None = None) -> None:
+        try:
+            await self._link.api(name, body)
+        except ApiError as error:
+            if error.code != cursor.NO_STREAM:
+                raise self._failed(error) from error
+        except NoResponders as error:
+            raise self._failed(error) from error
+
+    async def followers(self, stream: Stream) -> int:
+        try:
+            answer = await self._link.api(f"CONSUMER.LIST.{stream.name}", {"offset": 0})
+        except ApiError as error:
+            if error.code == cursor.NO_STREAM:
+                return 0
+            raise self._failed(error) from error
+        except NoResponders as error:
+            raise self._failed(error) from error
+        # A pull waits while its reader is connected, and only then.
+        return sum(1 for consumer in answer.get("consumers") or [] if consumer.get("num_waiting"))
 
     async def append(self, stream: Stream, entries: Sequence[Entry], fence: Fence | None = None) -> list[int]:
         if len(entries) > MAX_BATCH:

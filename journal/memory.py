@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from journal.batch import distinct_subjects, subject_of
 from journal.codec import encode
 from journal.entry import Entry, Record
-from journal.errors import CallerError, EntryTooLarge, Fenced, IdConflict, NotFound, Superseded
+from journal.errors import CallerError, EntryTooLarge, Fenced, HoleInStream, IdConflict, NotFound, Superseded
 from journal.protocols import MAX_BATCH, Fence, ObjectInfo, StreamInfo
+from journal.streams import Change
 from journal.subjects import Stream, check_key, matches
 
 READ_CHUNK = 512
@@ -24,6 +25,8 @@ class _Log:
     ids: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     newest: dict[str, int] = field(default_factory=dict)  # subject -> sequence
     size: int = 0  # bytes
+    first: int = 1  # lowest sequence that was not purged
+    followers: int = 0
     grew: asyncio.Event = field(default_factory=asyncio.Event)
 
     def add(self, subject: str, entry: Entry, payload: bytes) -> int:
@@ -36,6 +39,14 @@ class _Log:
         self.grew.set()
         self.grew = asyncio.Event()
         return sequence
+
+    def forget(self, first: int) -> None:
+        """Purge what is before `first`."""
+        first = min(first, len(self.records) + 1)
+        for at in range(self.first - 1, first - 1):
+            _, payload = self.ids.pop(self.records[at].entry.id)
+            self.size -= len(payload)
+        self.first = max(self.first, first)
 
 
 class MemoryJournal:
@@ -130,6 +141,7 @@ class MemoryJournal:
         at = max(start, 1)
         if not follow:
             end = min(len(log.records), end) if end is not None else len(log.records)
+        at = _kept(stream, log, at, end, holes=wanted is not None)
         while end is None or at <= end:
             grew = log.grew
             stop = min(len(log.records), at + READ_CHUNK - 1, end if end is not None else 1 << 63)
@@ -142,11 +154,15 @@ class MemoryJournal:
             if at > len(log.records):
                 if not follow:
                     return
-                await grew.wait()
+                log.followers += 1
+                try:
+                    await grew.wait()
+                finally:
+                    log.followers -= 1
 
     async def info(self, stream: Stream) -> StreamInfo | None:
         log = self._logs.get(stream)
-        return StreamInfo(stream, 1, len(log.records), log.size) if log else None
+        return StreamInfo(stream, log.first, len(log.records), log.size) if log else None
 
     async def streams(self, env: str) -> list[Stream]:
         return sorted((s for s in self._logs if s.env == env), key=lambda s: s.name)
@@ -157,14 +173,41 @@ class MemoryJournal:
             return None
         wanted = _filter([subject] if {"*", ">"} & set(subject.split(".")) else [])
         sequence = max((n for s, n in log.newest.items() if wanted(s)), default=0) if wanted else log.newest.get(subject, 0)
-        return log.records[sequence - 1] if sequence else None
+        return log.records[sequence - 1] if sequence >= log.first else None
 
     async def seek(self, stream: Stream, effective_ns: int) -> int:
         log = self._logs.get(stream)
-        return 1 + bisect_left(log.records, effective_ns + 1, key=lambda r: r.entry.effective_ns) if log else 1
+        return 1 + bisect_left(log.records, effective_ns + 1, log.first - 1, key=lambda r: r.entry.effective_ns) if log else 1
+
+    async def changes(self, stream: Stream, feed: str = "", *, max_bytes: int | None = None) -> list[Change] | None:
+        del feed, max_bytes
+        return [] if stream in self._logs else None
+
+    async def update(self, stream: Stream, feed: str = "", *, max_bytes: int | None = None) -> None:
+        del feed, max_bytes
+        if stream not in self._logs:
+            raise NotFound("stream", stream.name)
+
+    async def delete(self, stream: Stream) -> None:
+        self._logs.pop(stream, None)
+
+    async def purge(self, stream: Stream, first: int) -> None:
+        if log := self._logs.get(stream):
+            log.forget(first)
+
+    async def followers(self, stream: Stream) -> int:
+        log = self._logs.get(stream)
+        return log.followers if log else 0
 
     async def close(self) -> None:
         return None
+
+
+def _kept(stream: Stream, log: _Log, at: int, end: int | None, *, holes: bool) -> int:
+    """Where a read from `at` begins. Raises `HoleInStream` when what it begins with was purged, unless it takes holes."""
+    if at < log.first and not holes and (end is None or at <= end):
+        raise HoleInStream(f"{stream.name} begins at {log.first}; {at} is not there any more: read from {log.first}")
+    return max(at, log.first)
 
 
 def _filter(patterns: Sequence[str]) -> Callable[[str], bool] | None:

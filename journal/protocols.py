@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from journal.entry import Entry, Record
+from journal.streams import Change
 from journal.subjects import Stream
 
 MAX_BATCH = 1_000  # entries of one atomic append; JetStream's own limit (1,001 is error 10199)
@@ -101,6 +102,30 @@ class Journal(JournalReader, Protocol):
 
     async def lease(self, stream: Stream, entry: Entry) -> Fence:
         """Take the writer's lease by appending `entry` (a control with symbol ``writer-NAME``) and return the fence."""
+        ...
+
+
+class Keeper(Journal, Protocol):
+    """A journal whose streams can be changed and deleted: for `ssmd env apply` and `teardown`, and nothing else."""
+
+    async def changes(self, stream: Stream, feed: str = "", *, max_bytes: int | None = None) -> list[Change] | None:
+        """What of the stream is not as `ensure` would make it, None when it does not exist. Without `max_bytes` its size may be any."""
+        ...
+
+    async def update(self, stream: Stream, feed: str = "", *, max_bytes: int | None = None) -> None:
+        """Make these changes. Raises `JournalRefused` with those that cannot be made (then none is), `JournalFull`, `NotFound`."""
+        ...
+
+    async def delete(self, stream: Stream) -> None:
+        """Delete the stream and all that is in it, if it is there."""
+        ...
+
+    async def purge(self, stream: Stream, first: int) -> None:
+        """Delete the entries before `first`, for good; sequences stay what they are. Readers that are not there yet meet `HoleInStream`."""
+        ...
+
+    async def followers(self, stream: Stream) -> int:
+        """Connected readers that wait for more of the stream just now."""
         ...
 
 
