@@ -36,8 +36,7 @@ def one(value: Mapping[str, Any], output: str) -> None:
     elif output == "csv":
         rows([value], "csv")
     elif output == "yaml":
-        for name, field in value.items():
-            _write(f"{name}: {_json(field)}")  # YAML 1.2 reads JSON
+        _write(_yaml(value))
     else:
         _write(_json(value, pretty=output == "json"))
 
@@ -49,8 +48,8 @@ def rows(values: Sequence[Mapping[str, Any]], output: str, *, title: str = "") -
         _write(_json(values, pretty=True))
     elif output == "table":
         _table(values, title)
-    elif output == "yaml" and not values:
-        _write("[]")
+    elif output == "yaml":
+        _write(_yaml(values))
     else:
         for line in lines(values, output):
             _write(line)
@@ -66,7 +65,7 @@ def lines(values: Iterable[Mapping[str, Any]], output: str) -> Iterator[str]:
                 head = True
             yield _csv(_cell(v) for v in value.values())
         elif output == "yaml":
-            yield f"- {_json(value)}"
+            yield f"- {_json(value)}"  # YAML reads JSON; as a block each would cost a millisecond
         else:
             yield _json(value)
 
@@ -74,6 +73,20 @@ def lines(values: Iterable[Mapping[str, Any]], output: str) -> Iterator[str]:
 def _json(value: Any, *, pretty: bool = False) -> str:
     text = msgspec.json.encode(value)
     return (msgspec.json.format(text, indent=2) if pretty else text).decode()
+
+
+def _yaml(value: Any) -> str:
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # fields keep their order
+    yaml.width = 1 << 16
+    out = StringIO()
+    yaml.dump(msgspec.to_builtins(value), out)
+    return out.getvalue().rstrip("\n").removesuffix("\n...")
 
 
 def _cell(value: Any) -> str:

@@ -6,6 +6,7 @@ import json
 from decimal import Decimal
 
 import pytest
+from ruamel.yaml import YAML
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,10 +63,13 @@ def test_formats_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "no things\n"
 
 
-def test_yaml_is_json_under_yaml_keys(capsys: pytest.CaptureFixture[str]) -> None:
-    render.one(ROWS[0], "yaml")
-    assert capsys.readouterr().out == 'a: 1\nb: "x,\\"y\\"\\nz"\nc: null\nd: {"e":[1]}\n'
+def test_yaml_is_read_back_and_keeps_the_order(capsys: pytest.CaptureFixture[str]) -> None:
+    render.one({"b": 1, "a": "x: 'y'\nz", "none": None, "list": [1, {"d": "2026-01-01"}]}, "yaml")
+    out = capsys.readouterr().out
+    assert out.startswith("b: 1\na: ")
+    assert YAML(typ="safe").load(out) == {"b": 1, "a": "x: 'y'\nz", "none": None, "list": [1, {"d": "2026-01-01"}]}
     render.rows(ROWS, "yaml")
-    assert [json.loads(line.removeprefix("- ")) for line in capsys.readouterr().out.splitlines()] == ROWS
+    assert YAML(typ="safe").load(capsys.readouterr().out) == ROWS
+    assert [json.loads(line.removeprefix("- ")) for line in render.lines(ROWS, "yaml")] == ROWS
     render.rows([], "yaml")
     assert capsys.readouterr().out == "[]\n"

@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from journal.guard import binary
 
@@ -26,14 +26,14 @@ def free_port() -> int:
 class NatsServer:
     """Start, kill, start again: same port, same store."""
 
-    def __init__(self, directory: Path, *, jetstream: bool = True, extra: str = "") -> None:
+    def __init__(self, directory: Path, *, jetstream: bool = True, extra: str = "", access: str = f'token: "{TOKEN}"') -> None:
         self.port = free_port()
         self._config = directory / "nats.conf"
         self._log = directory / "nats.log"
         store = (
             f'jetstream {{ store_dir: "{directory / "store"}", sync_interval: always, max_file_store: {1 << 50} }}\n' if jetstream else ""
         )
-        self._config.write_text(f'listen: "127.0.0.1:{self.port}"\nauthorization {{ token: "{TOKEN}" }}\n{store}{extra}\n')
+        self._config.write_text(f'listen: "127.0.0.1:{self.port}"\nauthorization {{ {access} }}\n{store}{extra}\n')
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -59,8 +59,8 @@ class NatsServer:
 
 
 @contextlib.contextmanager
-def nats_server(directory: Path, *, jetstream: bool = True, extra: str = "") -> Iterator[NatsServer]:
-    server = NatsServer(directory, jetstream=jetstream, extra=extra)
+def nats_server(directory: Path, **more: Any) -> Iterator[NatsServer]:
+    server = NatsServer(directory, **more)
     server.start()
     try:
         yield server
