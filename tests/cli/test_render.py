@@ -6,9 +6,9 @@ import json
 from decimal import Decimal
 
 import pytest
-from ruamel.yaml import YAML
 from hypothesis import given
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from ssmd import render
 
