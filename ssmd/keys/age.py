@@ -49,8 +49,8 @@ class AgeSource:
         if read is None:
             return Found({})
         found = _parse(self._decrypt(read, self.path(wanted)), self.path(wanted))
-        values = {f: found.values[f] for f in wanted.fields if f in found.values}
-        previous = {f: found.previous[f] for f in wanted.fields if f in found.previous}
+        values = {f: found.values[f] for f in wanted.fields if found.values.get(f)}
+        previous = {f: found.previous[f] for f in wanted.fields if found.previous.get(f)}
         if not previous or found.previous_until_ns <= self._place.clock.wall_ns():
             return Found(values, found.set_ns)
         return Found(values, found.set_ns, previous, found.previous_until_ns)

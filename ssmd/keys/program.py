@@ -27,7 +27,7 @@ class ProgramSource:
     Exit code 75 says that it is worth a retry. Its stderr is not repeated: there are programs that write secrets there.
     """
 
-    def __init__(self, rest: str, place: Place) -> None:
+    def __init__(self, rest: str, place: Place, *, timeout_s: float = TIMEOUT_S) -> None:
         try:
             self._argv = shlex.split(rest)
         except ValueError as error:
@@ -36,6 +36,7 @@ class ProgramSource:
             raise KeyRefused("key source exec: names no command")
         self._command = rest
         self._place = place
+        self._timeout_s = timeout_s
 
     def fetch(self, wanted: Wanted) -> Found:
         environ = {name: self._place.environ[name] for name in _PASSED if name in self._place.environ}
@@ -58,9 +59,9 @@ class ProgramSource:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "is not a command"
             raise KeyRefused(f"{where}: {reason}") from error
-        out, why = _read(process, self._place.clock)
+        out, why = _read(process, self._place.clock, self._timeout_s)
         if why == "late":
-            raise KeyUnavailable(f"{where}: not done after {TIMEOUT_S} s; {by_hand}")
+            raise KeyUnavailable(f"{where}: not done after {self._timeout_s:g} s; {by_hand}")
         if why == "long":
             raise KeyRefused(f"{where}: wrote more than {LIMIT_BYTES} bytes; is it a key? {by_hand}")
         if process.returncode == _TRY_AGAIN:
@@ -71,11 +72,11 @@ class ProgramSource:
         return assemble(_parse(decode(out, f"{where}: its output"), wanted, where), wanted, where, self._place.clock)
 
 
-def _read(process: subprocess.Popen[bytes], clock: Clock) -> tuple[bytes, str]:
+def _read(process: subprocess.Popen[bytes], clock: Clock, timeout_s: float) -> tuple[bytes, str]:
     """What it wrote, and why no more was read: ``late``, ``long`` or nothing. It has ended when this returns."""
     assert process.stdout is not None  # noqa: S101  (stdout is a pipe)
     data, why = b"", ""
-    until_ns = clock.mono_ns() + TIMEOUT_S * 1_000_000_000
+    until_ns = clock.mono_ns() + int(timeout_s * 1e9)
     with process.stdout as stdout:
         while not why:
             left_s = (until_ns - clock.mono_ns()) / 1e9
