@@ -220,6 +220,12 @@ class MemoryStorage:
     def __init__(self) -> None:
         self._objects: dict[str, bytes] = {}
 
+    def exists(self) -> bool:
+        return True
+
+    def create(self) -> None:
+        return None
+
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         check_key(key)
         if if_absent and key in self._objects:

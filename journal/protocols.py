@@ -137,6 +137,14 @@ class ObjectInfo(NamedTuple):
 class Storage(Protocol):
     """Objects by key. Keys are escaped tokens joined by ``/``. Synchronous: callers use threads."""
 
+    def exists(self) -> bool:
+        """Whether there is the directory or bucket that holds them. Raises `StorageError`, also for a bucket in another region."""
+        ...
+
+    def create(self) -> None:
+        """Make it, if it is not there. Raises `StorageError`."""
+        ...
+
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         """Store the object, durable when it returns; never half-written. With `if_absent`, False and no change when the key
         exists. Raises `StorageError`.

@@ -30,7 +30,8 @@ _CONFIG = Config(retries={"max_attempts": 5, "mode": "standard"}, connect_timeou
 _GONE = frozenset({"NoSuchKey", "404", "NotFound"})
 _EXISTS = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
 _WHY = {
-    "NoSuchBucket": "create the bucket or correct its name",
+    "NoSuchBucket": "create the bucket (`ssmd env apply` does) or correct its name",
+    "BucketAlreadyExists": "somebody else has a bucket of this name: choose another",
     "AccessDenied": "give these credentials read, write, list and delete on the bucket",
     "403": "give these credentials read, write, list and delete on the bucket",
     "InvalidAccessKeyId": "correct the access key",
@@ -66,6 +67,45 @@ class S3Storage:
             raise CallerError(f"{url}: write s3://bucket/prefix, optionally with ?endpoint=URL&region=NAME")
         one = {name: values[0] for name, values in query.items()}
         return cls(parts.netloc, parts.path, endpoint=one.get("endpoint"), region=one.get("region"))
+
+    def exists(self) -> bool:
+        with self._explained("look at the bucket"):
+            try:
+                found = self._client.head_bucket(Bucket=self._bucket)
+            except ClientError as error:
+                if _code(error) in _GONE:
+                    return False
+                if self._region_of(error.response) not in ("", self._region):
+                    raise self._elsewhere(self._region_of(error.response)) from error
+                raise
+        if (region := self._region_of(found)) not in ("", self._region):
+            raise self._elsewhere(region)
+        return True
+
+    def create(self) -> None:
+        if self.exists():
+            return
+        # S3 wants no word of its first region, and one of every other.
+        where: Any = {} if self._region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": self._region}}
+        with self._explained("create the bucket"):
+            try:
+                self._client.create_bucket(Bucket=self._bucket, **where)
+            except ClientError as error:
+                if _code(error) != "BucketAlreadyOwnedByYou":
+                    raise
+
+    @property
+    def _region(self) -> str:
+        return self._client.meta.region_name
+
+    def _region_of(self, answer: Any) -> str:
+        headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        return str(headers.get("x-amz-bucket-region", ""))
+
+    def _elsewhere(self, region: str) -> StorageError:
+        return StorageError(
+            f"bucket {self._bucket} is in region {region}, not {self._region}: correct storage.region, or name another bucket"
+        )  # fmt: skip
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         name = self._name(key)

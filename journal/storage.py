@@ -33,6 +33,13 @@ class LocalStorage:
         self._serial = count()
         self._sweep()
 
+    def exists(self) -> bool:
+        return self._root.is_dir()
+
+    def create(self) -> None:
+        with self._explained("make the directory"):
+            self._make(self._root)
+
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         target = self._path(key)
         with self._explained(f"write {key} ({len(data)} bytes)"):

@@ -12,7 +12,7 @@ import click
 from journal.clock import Clock
 from journal.day import DayRule, iso, to_date
 from journal.errors import CallerError, JournalUnavailable, NotFound
-from journal.protocols import Journal, Storage
+from journal.protocols import Cache, Journal, Keeper, Storage
 from journal.subjects import Stream
 from ssmd.settings import IMPORT, Settings
 
@@ -60,7 +60,7 @@ def _tls(spec: Tls) -> ssl.SSLContext:
 
 
 @asynccontextmanager
-async def open_journal(settings: Settings, clock: Clock, *, read_only: bool = False) -> AsyncIterator[Journal]:
+async def open_journal(settings: Settings, clock: Clock, *, read_only: bool = False) -> AsyncIterator[Keeper]:
     """The server the settings name, else the embedded one of the data directory, started if need be.
 
     With `read_only` an embedded server is never started for a directory without data; else what happened to keys before there was a journal
@@ -73,7 +73,7 @@ async def open_journal(settings: Settings, clock: Clock, *, read_only: bool = Fa
 
 
 @asynccontextmanager
-async def _connected(settings: Settings, clock: Clock, *, read_only: bool) -> AsyncIterator[Journal]:
+async def _connected(settings: Settings, clock: Clock, *, read_only: bool) -> AsyncIterator[Keeper]:
     from journal.jetstream import MAX_STREAM_BYTES, JetStreamJournal
 
     if not settings.embedded:
@@ -144,6 +144,15 @@ def open_objects(settings: Settings) -> Storage:
         credentials["aws_secret_access_key"] = settings.resolver.value(spec.secret_access_key).reveal()
     endpoint = settings.resolver.value(spec.endpoint).reveal() if spec.endpoint else None
     return S3Storage(spec.bucket or "", spec.prefix, endpoint=endpoint, region=spec.region, **credentials)
+
+
+def open_cache(settings: Settings) -> Cache:
+    """The cache the environment names; it connects when it is used. Raises `CallerError`, `KeyRefused`, `KeyUnavailable`."""
+    from journal import cache
+
+    spec, resolver = settings.environment.cache, settings.resolver
+    url = resolver.value(spec.url).reveal() if spec.url else ""
+    return cache.open_cache(spec.type, url, resolver.value(spec.password).reveal() if spec.password else None)
 
 
 def day_rule(settings: Settings) -> DayRule:

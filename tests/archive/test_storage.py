@@ -343,3 +343,25 @@ def test_the_table_of_schemes(tmp_path: Path, server: ministack.Server) -> None:
     for bad in ("gs://bucket", "http://x", "file://host/path", "s3://", f"s3://{BUCKET}/a?secret=1"):
         with pytest.raises(CallerError, match=r"known:|write"):
             open_storage(bad)
+
+
+def test_what_holds_the_objects_is_made_once(server: ministack.Server, tmp_path: Path) -> None:
+    bucket = f"made-{next(_serial)}"
+    remote = S3Storage(bucket, "p", endpoint=server.endpoint, region="us-east-1", **ministack.CREDENTIALS)
+    for storage in (LocalStorage(tmp_path / "a" / "b"), remote):
+        assert not storage.exists()
+        storage.create()
+        assert storage.exists()
+        storage.put("a", b"x")
+        storage.create()
+        assert storage.get("a") == b"x"
+    assert MemoryStorage().exists()
+
+
+def test_a_bucket_in_another_region_is_not_ours(server: ministack.Server) -> None:
+    bucket = f"made-{next(_serial)}"
+    S3Storage(bucket, endpoint=server.endpoint, region="eu-west-1", **ministack.CREDENTIALS).create()
+    elsewhere = S3Storage(bucket, endpoint=server.endpoint, region="us-east-1", **ministack.CREDENTIALS)
+    for attempt in (elsewhere.exists, elsewhere.create):
+        with pytest.raises(StorageError, match=r"in region eu-west-1, not us-east-1: correct storage\.region"):
+            attempt()
