@@ -31,6 +31,7 @@ _SECRET_LIMIT_BYTES = 1 << 20
 _ANNOTATION: Final = "sealedsecrets.bitnami.com/"
 _OURS: Final = "ssmd/"
 _NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_MAX_BRACKETS = 1_000
 _ZERO_NONCE = bytes(12)
 
 
@@ -207,6 +208,9 @@ def _load(text: str, where: str) -> Any:
 
     if len(text) > LIMIT_BYTES:
         raise BadFile([f"{where}: larger than {LIMIT_BYTES} bytes"])
+    # The parser's time is the square of the depth of brackets, of which a sealed file has a handful.
+    if text.count("{") + text.count("[") > _MAX_BRACKETS:
+        raise BadFile([f"{where}: is not a SealedSecret: it has more than {_MAX_BRACKETS} brackets"])
     try:
         document = YAML(typ="rt").load(text)
         whole = document["kind"] == "SealedSecret" and document["apiVersion"] == "bitnami.com/v1alpha1"
