@@ -23,6 +23,7 @@ COMMANDS = {
     "replay": ("ssmd.commands.replay:replay", "Replay a day, and verify that its state is what it was live."),
     "book": ("ssmd.commands.book:book", "Show an order book, now or at any past moment."),
     "data": ("ssmd.commands.data:data", "Bring recordings in: import, replay."),
+    "validate": ("ssmd.commands.validate:validate", "Check feeds, schemas and environments, keys and servers."),
     "config": ("ssmd.commands.config:config", "Show the configuration in effect, and who said so."),
     "doctor": ("ssmd.commands.doctor:doctor", "Check this installation and what it promises."),
     "version": ("ssmd.commands.version:version", "Show the versions of ssmd and what it stands on."),

@@ -88,6 +88,11 @@ def projected(function: Callable[..., Any]) -> Callable[..., Any]:
     return shared(update_wrapper(wrapper, function))
 
 
+def flags(ctx: click.Context) -> dict[str, str]:
+    """The shared options that were given, by name."""
+    return dict(ctx.meta.get(_KEY, {}))
+
+
 def env_named(ctx: click.Context) -> str:
     """The environment that --env or SSMD_ENV name; "" for none."""
     return str(ctx.meta.get(_KEY, {}).get("env") or os.environ.get("SSMD_ENV", ""))
