@@ -2,14 +2,19 @@
 
 A journal is asynchronous and aggregates are not, so the recorder is called from threads, never from the journal's own event loop::
 
-    recorder = JournalRecorder(journal, asyncio.get_running_loop(), Stream("local", domain="key"), clock, random.SystemRandom())
+    async def main(journal: Journal) -> None:
+        stream = Stream("local", domain="key")
+        recorder = JournalRecorder(journal, asyncio.get_running_loop(), stream, WallClock(), random.SystemRandom())
 
-    def work() -> None:
-        app = application(Keys, recorder)  # class Keys(Application[UUID]): ...
-        app.save(key, who="ana", why="rotated every 90 days", correlation="ticket-7")
-        same = app.repository.get(key.id)
+        def work() -> None:
+            app = application(Application, recorder)  # or a subclass of yours
+            key = Aggregate()
+            app.save(key, who="ana", why="the first key", correlation="ticket-7")
+            key.trigger_event(Aggregate.Event)
+            app.save(key, who="ana")
+            assert app.repository.get(key.id).version == 2
 
-    await asyncio.to_thread(work)
+        await asyncio.to_thread(work)
 
 One event is one entry on ``{env}.{domain}.events.{id}.{version}``, appended if that subject has none: of several writers one wins and the
 others get the library's `IntegrityError` (load the aggregate again and decide anew). A notification id is the stream's sequence. An insert
