@@ -15,6 +15,10 @@ from ssmd import options
 
 # name -> (where the command is, what `ssmd --help` says). Nothing is imported until it is used.
 COMMANDS = {
+    "init": ("ssmd.commands.init:init", "Make a project here: exchanges/ with a starter set."),
+    "feed": ("ssmd.commands.feed:feed", "Data sources of venues: list, show, create, update, add-version, add-location."),
+    "schema": ("ssmd.commands.schema:schema", "Schemas: list, show, register, hash, set-status, add-version."),
+    "env": ("ssmd.commands.env:env", "Environments: list, show, create, update, add-key, validate, apply, teardown."),
     "up": ("ssmd.commands.up:up", "Capture, archive and fold in one process tree, everything embedded."),
     "demo": ("ssmd.commands.demo:demo", "Twenty seconds of everything: capture, crash, recovery, archive, replay."),
     "sim": ("ssmd.commands.sim:sim", "Run a simulated venue that a real client could talk to."),

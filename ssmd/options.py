@@ -98,6 +98,11 @@ def env_named(ctx: click.Context) -> str:
     return str(ctx.meta.get(_KEY, {}).get("env") or os.environ.get("SSMD_ENV", ""))
 
 
+def output_of(ctx: click.Context) -> str:
+    """What -o says; "" for nothing."""
+    return str(ctx.meta.get(_KEY, {}).get("output", ""))
+
+
 class _Parsed(click.ParamType[Any]):
     """A parameter type over a parser that raises `CallerError`."""
 

@@ -23,10 +23,11 @@ _STEP = re.compile(r'(?:^|\.)(?:"([^"]+)"|([^."\[\]]+))|\[([0-9]+)\]')
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A validated change of one file, not written yet. `before` is None where there is no file."""
+    """A validated change of one file, not written yet. `model` is what it will read as; `before` is None where there is no file."""
 
     path: Path
     shown: str
+    model: Any
     before: bytes | None
     after: bytes
 
@@ -38,7 +39,9 @@ class Edit:
     def diff(self) -> str:
         """As ``diff -u`` would show it."""
         old = (self.before or b"").decode().splitlines(keepends=True)
-        lines = unified_diff(old, self.after.decode().splitlines(keepends=True), f"a/{self.shown}", f"b/{self.shown}")
+        lines = unified_diff(
+            old, self.after.decode().splitlines(keepends=True), "/dev/null" if self.before is None else f"a/{self.shown}", f"b/{self.shown}"
+        )
         return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
     def write(self) -> None:
@@ -89,9 +92,9 @@ def _validated(kind: Kind[Any], name: str, before: bytes | None, after: bytes, b
     shown = kind.shown(name)
     if len(after) > MAX_FILE_BYTES:
         raise BadFile([f"{shown}: would be larger than {MAX_FILE_BYTES >> 20} MiB; nothing was written"])
-    _, problems = examine(parse(after, shown), kind.model, name)
+    model, problems = examine(parse(after, shown), kind.model, name)
     if not problems:
-        return Edit(kind.path(name), shown, before, after)
+        return Edit(kind.path(name), shown, model, before, after)
     raise BadFile([f"{_blamed(path, blame) or f'{shown}:{line}: {path or name}'}: {message}" for line, path, message in problems])
 
 
@@ -146,14 +149,14 @@ def remove(tree: dict[str, Any], path: Steps) -> None:
     """Remove the key or item at `path`. Raises `CallerError` when there is none."""
     at: Any = tree
     for depth, step in enumerate(path):
-        key = int(step) if isinstance(at, list) and step.isdecimal() else step
-        if (isinstance(at, dict) and key in at) or (isinstance(at, list) and isinstance(key, int) and key < len(at)):
-            if depth + 1 == len(path):
-                del at[key]
-            else:
-                at = at[key]
-        else:
+        key: Any = int(step) if isinstance(at, list) and step.isdecimal() else step
+        there = key in at if isinstance(at, dict) else isinstance(at, list) and isinstance(key, int) and key < len(at)
+        if not there:
             raise CallerError(f"{'.'.join(path[: depth + 1])} is not in the file: there is nothing to unset")
+        if depth + 1 == len(path):
+            del at[key]
+        else:
+            at = at[key]
 
 
 def _insert(mapping: dict[str, Any], key: str, value: Any, order: list[str]) -> None:
@@ -182,7 +185,7 @@ def _locked(directory: Path) -> Iterator[None]:
 def _replace(path: Path, content: bytes) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666), "wb") as file:
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666), "wb") as file:
             file.write(content)
             file.flush()
             if path.exists():

@@ -1,13 +1,13 @@
 """Command line options made of a model: one for every field that holds a value, named by its path (``--rate-limit.requests``).
 
-Lists of values and mappings of values are options that may be repeated. Lists and mappings of models are edited by ``--set`` and ``--unset``,
-or by commands of their own.
+Lists of values and mappings of values are options that may be repeated. Lists and mappings of models are edited by ``--set`` and
+``--unset``, or by commands of their own.
 """
 
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from functools import update_wrapper
@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 from ruamel.yaml.error import YAMLError
 
 from journal.errors import CallerError
@@ -24,6 +23,7 @@ from ssmd.metadata.patch import plain
 from ssmd.options import DATE
 
 _META = "ssmd.fields"
+CHOSEN = "@"  # no key is called so
 Command = Callable[..., Any]
 
 
@@ -47,6 +47,11 @@ class Given:
         below = {(*steps, *path): value for path, value in self.values.items()}
         return Given(below, {".".join((*steps, path)): option for path, option in self.options.items()}, self.unset)
 
+    def pick(self, number: int) -> Given:
+        """The same with the step ``@``, an item to be chosen, as item `number`."""
+        values = {tuple(str(number) if step == CHOSEN else step for step in path): value for path, value in self.values.items()}
+        return Given(values, {path.replace(f".{CHOSEN}.", f".{number}."): option for path, option in self.options.items()}, self.unset)
+
     def apply(self, tree: dict[str, Any], model: type[BaseModel]) -> None:
         """Remove what is to be unset, then put the values where they belong. Raises `CallerError`."""
         for path in self.unset:
@@ -55,7 +60,9 @@ class Given:
             put(tree, model, path, value)
 
 
-def fields(model: type[BaseModel], *, at: Steps = (), without: tuple[str, ...] = (), required: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+def fields(
+    model: type[BaseModel], *, at: Steps = (), without: tuple[str, ...] = (), required: tuple[str, ...] = ()
+) -> Callable[[Command], Command]:
     """Give a command the options of `model`, whose values stand below `at`; it is called with `given`. May be used twice on one command."""
 
     def decorate(function: Command) -> Command:
@@ -72,15 +79,18 @@ def fields(model: type[BaseModel], *, at: Steps = (), without: tuple[str, ...] =
     return decorate
 
 
-def changes(function: Command) -> Command:
-    """Give a command --set and --unset, for what has no option of its own."""
-    function = click.option(
-        "--unset", multiple=True, metavar="PATH", expose_value=False, callback=_unset, help="Remove a key or an item; may be repeated."
-    )(function)
+def settable(function: Command) -> Command:
+    """Give a command --set, for what has no option of its own."""
     return click.option(
-        "--set", multiple=True, metavar="PATH=YAML", expose_value=False, callback=_set,
+        "--set", "field_set", multiple=True, metavar="PATH=YAML", expose_value=False, callback=_set,
         help="Set any key, such as 'shards.a.selector.series=[KXBTC15M]'; may be repeated.",
     )(function)  # fmt: skip
+
+
+def unsettable(function: Command) -> Command:
+    """Give a command --unset."""
+    help_ = "Remove a key or an item; may be repeated."
+    return click.option("--unset", "field_unset", multiple=True, metavar="PATH", expose_value=False, callback=_unset, help=help_)(function)
 
 
 def _leaves(model: type[BaseModel], without: tuple[str, ...], prefix: Steps = ()) -> Iterator[tuple[Steps, Any, Any]]:

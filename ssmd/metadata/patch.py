@@ -1,14 +1,12 @@
 """Change the text of a YAML file so that only the lines of what changed differ: comments, order, quotes and indentation stay.
 
-A dump of the whole tree would write every line its own way. Here the text is cut at the places that YAML's own parser reports for each value,
-and only there. `rewrite` proves itself: what it returns reads as exactly the tree that was asked for, or it is refused.
+A dump of the whole tree would write every line its own way. Here the text is cut at the places that the parser reports for each value, and
+only there. `rewrite` proves itself: what it returns reads as exactly the tree that was asked for, or it is refused.
 """
 
 from __future__ import annotations
 
 import re
-from datetime import date, datetime
-from itertools import pairwise
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -20,6 +18,7 @@ from journal.errors import CallerError
 from ssmd.metadata.spelling import block, entry, inline, is_block
 
 _QUOTES = {"'", '"'}
+_Collection = MappingNode | SequenceNode
 
 
 def plain(text: str) -> Any:
@@ -86,10 +85,11 @@ class _Patch:
         """`key` is the node of its key; None for the root and for items of a list."""
         if same(old, new):
             return
-        if isinstance(node, MappingNode) and isinstance(new, dict) and new:
-            self._mapping(node, old, new, flow=flow or bool(node.flow_style))
-        elif isinstance(node, SequenceNode) and isinstance(new, list) and new and (node.flow_style or flow or is_block(new) == is_block(old)):
-            self._sequence(node, old, new, flow=flow or bool(node.flow_style))
+        inside = flow or (isinstance(node, _Collection) and bool(node.flow_style))
+        if isinstance(node, MappingNode) and isinstance(new, dict) and any(k in new for k in old):
+            self._mapping(node, old, new, flow=inside)
+        elif isinstance(node, SequenceNode) and isinstance(new, list) and old and new and (inside or is_block(new) == is_block(old)):
+            self._sequence(node, old, new, flow=inside)
         elif key is None or flow:
             self._replace(node, new, flow=flow)
         else:
@@ -106,7 +106,7 @@ class _Patch:
         start, end = node.start_mark.index, self._end(node)
         colon = self._text.index(":", key.end_mark.index) + 1
         empty = start == node.end_mark.index
-        below = isinstance(node, MappingNode | SequenceNode) and not node.flow_style
+        below = isinstance(node, _Collection) and not node.flow_style
         if not is_block(new):
             text = inline(new, quote=_quote(node))
             if below or empty:
@@ -124,8 +124,6 @@ class _Patch:
     def _mapping(self, node: MappingNode, old: dict[str, Any], new: dict[str, Any], *, flow: bool) -> None:
         pairs = list(zip(old, node.value, strict=True))
         nodes = {k: pair for k, pair in pairs if k in new}
-        if not nodes:
-            raise ValueError("every key is another one")
         spans = [(k.start_mark.index, self._end(v, k)) for k, v in node.value]
         for number, (key, (key_node, value)) in enumerate(pairs):
             if key in new:
@@ -151,9 +149,6 @@ class _Patch:
 
     def _sequence(self, node: SequenceNode, old: list[Any], new: list[Any], *, flow: bool) -> None:
         """Items equal at both ends stay; of those between, each is changed into its successor, the rest are removed or added."""
-        if not node.value:
-            self._replace(node, new, flow=True)
-            return
         least = min(len(old), len(new))
         head = next((i for i in range(least) if not same(old[i], new[i])), least)
         tail = next((i for i in range(least - head) if not same(old[-1 - i], new[-1 - i])), least - head)
@@ -222,7 +217,7 @@ class _Patch:
             if start == end and key is not None:
                 return self._text.index(":", key.end_mark.index) + 1
             return start + len(self._text[start:end].rstrip()) if node.style in {"|", ">"} else int(end)
-        if node.flow_style or not node.value:
+        if not isinstance(node, _Collection) or node.flow_style or not node.value:
             return int(end)
         last = node.value[-1]
         return self._end(last[1], last[0]) if isinstance(last, tuple) else self._end(last)

@@ -8,8 +8,8 @@ from datetime import date
 from typing import Any
 
 # Written without quotes: what no YAML of any version takes for a number, date, time, boolean or null, and no flow collection for its own.
-_PLAIN = re.compile(r"[A-Za-z/$][\w./@%+$*()=~-]*((: ?|,? )?[\w./@%+$*()=~-]+)*", re.ASCII)
-_WORDS = frozenset("true false null yes no on off y n nan inf".split())
+_PLAIN = re.compile(r"[A-Za-z/$][\w./@%+$*()=~-]*((:|,? |,)[\w./@%+$*()=~-]+)*", re.ASCII)
+_WORDS = frozenset(["true", "false", "null", "yes", "no", "on", "off", "y", "n", "nan", "inf"])
 
 
 def inline(value: Any, *, quote: str | None = None, flow: bool = False) -> str:
@@ -52,7 +52,7 @@ def _text(text: str, quote: str | None, *, flow: bool) -> str:
     if quote == "'" and text.isprintable():
         return "'" + text.replace("'", "''") + "'"
     free = _PLAIN.fullmatch(text) and text.lower() not in _WORDS and not (flow and re.search(r"[,:]", text))
-    if free and quote != '"' and ": " not in text:
+    if free and quote != '"':
         return text
     # JSON's escapes are YAML's, but for what JSON leaves as it is and YAML does not print.
     quoted = json.dumps(text, ensure_ascii=False)

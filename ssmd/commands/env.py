@@ -1,0 +1,150 @@
+"""`ssmd env`: environments, as files."""
+
+from __future__ import annotations
+
+from datetime import date
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import click
+
+from journal.errors import CallerError
+from ssmd.commands.feed import in_force
+from ssmd.commands.files import as_of, document, editing, show_list
+from ssmd.commands.files import show as show_document
+from ssmd.metadata import edit
+from ssmd.metadata.edit import Edit
+from ssmd.metadata.environment import Environment, Key
+from ssmd.metadata.fields import Given, fields, settable, unsettable
+from ssmd.metadata.project import Project
+from ssmd.options import env_named, examples, projected
+
+_ELSEWHERE = {"apply": "ssmd.commands.env_apply", "teardown": "ssmd.commands.env_teardown"}
+
+
+class _Group(click.Group):
+    """With the commands that have modules of their own, imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *(name for name, module in _ELSEWHERE.items() if find_spec(module))]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _ELSEWHERE and find_spec(_ELSEWHERE[cmd_name]):
+            command: click.Command = getattr(import_module(_ELSEWHERE[cmd_name]), cmd_name)
+            return command
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Group)
+def env() -> None:
+    """Look at environments, change them, and bring them into effect: exchanges/environments/*.yaml."""
+
+
+@env.command("list", epilog=examples("ssmd env list", "ssmd env list -o json"))
+@click.pass_context
+@projected
+def list_(ctx: click.Context, *, project: Project, output: str) -> None:
+    """List the environments."""
+
+    def row(found: Environment) -> dict[str, Any]:
+        return {
+            "name": found.name,
+            "stage": found.stage,
+            "feed": found.feed,
+            "venue": found.venue.type,
+            "journal": found.journal.type,
+            "storage": found.storage.type,
+            "keys": len(found.keys),
+            "protected": found.protected,
+        }
+
+    show_list(ctx, project.environments, row, output)
+
+
+@env.command(epilog=examples("ssmd env show local", "ssmd env show kalshi-prod --as-of 2026-08-10 -o json"))
+@click.argument("name", required=False)
+@as_of
+@click.pass_context
+@projected
+def show(ctx: click.Context, name: str | None, *, as_of: date | None, project: Project, output: str) -> None:
+    """Show an environment in full, defaults included; with --as-of also the versions of its feed and schema that were in force.
+
+    It holds no secrets, only references to keys.
+    """
+    found = project.environments.read(_chosen(ctx, name, project))
+    whole = document(found)
+    if as_of:
+        whole |= {
+            "as_of": str(as_of),
+            "feed_version": in_force(project.feeds.read(found.feed), as_of)["version"],
+            "schema_version": in_force(project.schemas.read(found.schema_), as_of)["version"],
+        }
+    show_document(whole, output)
+
+
+def _chosen(ctx: click.Context, name: str | None, project: Project) -> str:
+    from ssmd.settings import choose_env
+
+    return name or choose_env(project, env_named(ctx))
+
+
+@env.command(
+    epilog=examples(
+        "ssmd env create lab --feed kalshi",
+        "ssmd env create desk --feed kalshi --stage prod --journal.type jetstream --journal.url nats://nats:4222 --protected",
+        "ssmd env create btc --feed kalshi --set 'shards.a.selector.series=[KXBTC15M]' --dry-run",
+    )
+)
+@click.argument("name")
+@fields(Environment, without=("name",), required=("feed",))
+@settable
+@editing
+def create(name: str, *, given: Given, project: Project) -> Edit:
+    """Make an environment. Only the feed is needed: all else has the embedded default."""
+    tree: dict[str, Any] = {"name": name}
+    given.apply(tree, Environment)
+    return _referred(edit.create(project.environments, name, tree, f"Environment {name}.", given.options), project)
+
+
+@env.command(
+    epilog=examples(
+        "ssmd env update lab --schedule.timezone America/New_York",
+        "ssmd env update lab --storage.type s3 --storage.bucket market-data --dry-run",
+        "ssmd env update lab --set 'symbols.\"KXGOLDH-26AUG2711-T4615.99\".tier=1' --unset archive.retention_days",
+    )
+)
+@click.argument("name")
+@fields(Environment, without=("name",))
+@settable
+@unsettable
+@editing
+def update(name: str, *, given: Given, project: Project) -> Edit:
+    """Change fields of an environment. `ssmd env apply` then brings it into effect."""
+    changed = edit.update(project.environments, name, lambda tree: given.apply(tree, Environment), given.blame)
+    return _referred(changed, project)
+
+
+def _referred(changed: Edit, project: Project) -> Edit:
+    """Raises `NotFound` when the feed or the schema is not there."""
+    project.feeds.existing(changed.model.feed)
+    project.schemas.existing(changed.model.schema_)
+    return changed
+
+
+@env.command(
+    epilog=examples(
+        "ssmd env add-key lab kalshi --type api_key --fields key_id --fields private_key --source age --rotation-days 90",
+        "ssmd env add-key lab nats --type transport --fields token --variables token=NATS_TOKEN",
+    )
+)
+@click.argument("name", metavar="ENV")
+@click.argument("key")
+@fields(Key, required=("type", "fields"))
+@editing
+def add_key(name: str, key: str, *, given: Given, project: Project) -> Edit:
+    """Declare a key: what it opens, its fields and where their values are. `ssmd key set` then sets them; here is no place for a value."""
+    if key in project.environments.read(name).keys:
+        raise CallerError(f"{name} has a key {key} already: `ssmd env update {name} --set 'keys.{key}.…=…'` changes it")
+    below = given.under("keys", key)
+    return edit.update(project.environments, name, lambda tree: below.apply(tree, Environment), below.blame)
