@@ -28,6 +28,8 @@ COMMANDS = {
     "book": ("ssmd.commands.book:book", "Show an order book, now or at any past moment."),
     "data": ("ssmd.commands.data:data", "Bring recordings in: import, replay."),
     "validate": ("ssmd.commands.validate:validate", "Check feeds, schemas and environments, keys and servers."),
+    "diff": ("ssmd.commands.diff:diff", "Show what has changed in them since the last commit."),
+    "commit": ("ssmd.commands.commit:commit", "Commit them, and nothing else."),
     "config": ("ssmd.commands.config:config", "Show the configuration in effect, and who said so."),
     "doctor": ("ssmd.commands.doctor:doctor", "Check this installation and what it promises."),
     "version": ("ssmd.commands.version:version", "Show the versions of ssmd and what it stands on."),
