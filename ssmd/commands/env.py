@@ -18,6 +18,7 @@ from ssmd.metadata.edit import Edit
 from ssmd.metadata.environment import Environment, Key
 from ssmd.metadata.fields import Given, fields, settable, unsettable
 from ssmd.metadata.project import Project
+from ssmd.names import ENVIRONMENT
 from ssmd.options import env_named, examples, projected
 
 _ELSEWHERE = {"apply": "ssmd.commands.env_apply", "teardown": "ssmd.commands.env_teardown"}
@@ -63,7 +64,7 @@ def list_(ctx: click.Context, *, project: Project, output: str) -> None:
 
 
 @env.command(epilog=examples("ssmd env show local", "ssmd env show kalshi-prod --as-of 2026-08-10 -o json"))
-@click.argument("name", required=False)
+@click.argument("name", required=False, type=ENVIRONMENT)
 @as_of
 @click.pass_context
 @projected
@@ -114,7 +115,7 @@ def create(name: str, *, given: Given, project: Project) -> Edit:
         "ssmd env update lab --set 'symbols.\"KXGOLDH-26AUG2711-T4615.99\".tier=1' --unset archive.retention_days",
     )
 )
-@click.argument("name")
+@click.argument("name", type=ENVIRONMENT)
 @fields(Environment, without=("name",))
 @settable
 @unsettable
@@ -138,7 +139,7 @@ def _referred(changed: Edit, project: Project) -> Edit:
         "ssmd env add-key lab nats --type transport --fields token --variables token=NATS_TOKEN",
     )
 )
-@click.argument("name", metavar="ENV")
+@click.argument("name", metavar="ENV", type=ENVIRONMENT)
 @click.argument("key")
 @fields(Key, required=("type", "fields"))
 @editing
@@ -148,3 +149,18 @@ def add_key(name: str, key: str, *, given: Given, project: Project) -> Edit:
         raise CallerError(f"{name} has a key {key} already: `ssmd env update {name} --set 'keys.{key}.…=…'` changes it")
     below = given.under("keys", key)
     return edit.update(project.environments, name, lambda tree: below.apply(tree, Environment), below.blame)
+
+
+@env.command(epilog=examples("ssmd env validate", "ssmd env validate kalshi-prod --check-keys --check-reachable"))
+@click.argument("names", nargs=-1, metavar="[NAME]...", type=ENVIRONMENT)
+@click.option("--check-keys", is_flag=True, help="Also ask the sources of keys whether every field is there.")
+@click.option("--check-reachable", is_flag=True, help="Also ask journal, storage, cache and venue whether they answer; nothing is written.")
+@click.pass_context
+@projected
+def validate(ctx: click.Context, names: tuple[str, ...], *, check_keys: bool, check_reachable: bool, project: Project, output: str) -> None:
+    """Check environments, all without NAME, with the feeds and schemas they refer to; as `ssmd validate` does for all files."""
+    from ssmd.commands.validate import validate as whole
+
+    del output  # it reads what -o says itself
+    found = tuple(str(project.environments.existing(name)) for name in names) or (str(project.environments.directory),)
+    ctx.invoke(whole, paths=found, check_keys=check_keys, check_reachable=check_reachable)

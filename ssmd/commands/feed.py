@@ -16,6 +16,7 @@ from ssmd.metadata.edit import Edit
 from ssmd.metadata.feed import CaptureLocation, Feed, FeedVersion
 from ssmd.metadata.fields import CHOSEN, Given, fields, settable, unsettable
 from ssmd.metadata.project import Project
+from ssmd.names import FEED
 from ssmd.options import examples, projected
 
 _TRANSPORTS = {"wss": "wss", "ws": "wss", "https": "https", "http": "https", "tcp": "tcp", "udp": "multicast"}
@@ -51,7 +52,7 @@ def list_(ctx: click.Context, *, project: Project, output: str) -> None:
 
 
 @feed.command(epilog=examples("ssmd feed show kalshi", "ssmd feed show kalshi --as-of 2025-01-01 -o yaml"))
-@click.argument("name")
+@click.argument("name", type=FEED)
 @as_of
 @projected
 def show(name: str, *, as_of: date | None, project: Project, output: str) -> None:
@@ -107,7 +108,7 @@ def create(name: str, *, given: Given, project: Project) -> Edit:
         "ssmd feed update kalshi --set 'calendar.holidays=[2026-12-25]' --unset display_name --dry-run",
     )
 )
-@click.argument("name")
+@click.argument("name", type=FEED)
 @click.option("--version", metavar="VERSION", help="Which version the options of versions are about; by default the only one.")
 @fields(Feed, without=("name",))
 @fields(FeedVersion, at=("versions", CHOSEN), without=("version",))
@@ -133,11 +134,12 @@ def update(name: str, *, version: str | None, given: Given, project: Project) ->
         "ssmd feed add-version kalshi --version 3 --effective-from 2027-01-01 --endpoint wss://example.com/trade-api/ws/v3",
     )
 )
-@click.argument("name")
+@click.argument("name", type=FEED)
 @fields(FeedVersion, required=("version", "effective_from"))
+@unsettable
 @editing
 def add_version(name: str, *, given: Given, project: Project) -> Edit:
-    """Add a version. What is not given is as in the latest one; periods must not overlap."""
+    """Add a version. What is not given is as in the latest one, without what --unset names; periods must not overlap."""
     versions = list(project.feeds.read(name).versions)
     latest = max(range(len(versions)), key=lambda i: versions[i].effective_from)
     day = given.values[("effective_from",)]
@@ -159,7 +161,7 @@ def _is_sorted(versions: list[Any]) -> bool:
 @feed.command(
     epilog=examples("ssmd feed add-location kalshi --site equinix-ny4 --site-type colocation --provider equinix --clock ptp"),
 )
-@click.argument("name")
+@click.argument("name", type=FEED)
 @fields(CaptureLocation, required=("site", "site_type"))
 @editing
 def add_location(name: str, *, given: Given, project: Project) -> Edit:

@@ -18,6 +18,7 @@ from ssmd.metadata.edit import Edit
 from ssmd.metadata.fields import Given, fields
 from ssmd.metadata.project import Project, file_hash
 from ssmd.metadata.schema import SUFFIX, Schema, SchemaVersion
+from ssmd.names import SCHEMA
 from ssmd.options import examples, projected
 
 
@@ -47,7 +48,7 @@ def list_(ctx: click.Context, *, project: Project, output: str) -> None:
 
 
 @schema.command(epilog=examples("ssmd schema show entry", "ssmd schema show entry --as-of 2026-12-01 -o yaml"))
-@click.argument("name")
+@click.argument("name", type=SCHEMA)
 @as_of
 @projected
 def show(name: str, *, as_of: date | None, project: Project, output: str) -> None:
@@ -60,7 +61,7 @@ def show(name: str, *, as_of: date | None, project: Project, output: str) -> Non
     "hash",
     epilog=examples("ssmd schema hash entry", "ssmd schema hash entry --write"),
 )
-@click.argument("name")
+@click.argument("name", type=SCHEMA)
 @click.option("--write", is_flag=True, help="Record the hash of the file as it is now in draft versions.")
 @click.pass_context
 @projected
@@ -140,7 +141,7 @@ def _is_inside(file: str) -> bool:
 @schema.command(
     epilog=examples("ssmd schema set-status entry 1.1.0 active", "ssmd schema set-status entry 1.0.0 deprecated --dry-run"),
 )
-@click.argument("name")
+@click.argument("name", type=SCHEMA)
 @click.argument("version")
 @click.argument("status", type=click.Choice(["draft", "active", "deprecated"]))
 @editing
@@ -164,7 +165,7 @@ def set_status(name: str, version: str, status: str, *, project: Project) -> Edi
         "ssmd schema add-version entry --version 1.1.0 --effective-from 2027-01-01 --file entry-1.1.capnp --compatible-with 1.0.0",
     )
 )
-@click.argument("name")
+@click.argument("name", type=SCHEMA)
 @fields(SchemaVersion, without=("sha256",), required=("version", "effective_from"))
 @editing
 def add_version(name: str, *, given: Given, project: Project) -> Edit:

@@ -95,7 +95,13 @@ def _validated(kind: Kind[Any], name: str, before: bytes | None, after: bytes, b
     model, problems = examine(parse(after, shown), kind.model, name)
     if not problems:
         return Edit(kind.path(name), shown, model, before, after)
-    raise BadFile([f"{_blamed(path, blame) or f'{shown}:{line}: {path or name}'}: {message}" for line, path, message in problems])
+    lines = [f"{_blamed(path, blame) or f'{shown}:{line}'}: {_place(path, blame)}{message}" for line, path, message in problems]
+    raise BadFile([*lines, f"{shown}: nothing was written"])
+
+
+def _place(path: str, blame: Mapping[str, str]) -> str:
+    """The path, where no option says it."""
+    return "" if not path or path in blame else f"{path}: "
 
 
 def _blamed(path: str, blame: Mapping[str, str]) -> str | None:

@@ -108,7 +108,7 @@ def _leaves(model: type[BaseModel], without: tuple[str, ...], prefix: Steps = ()
 
 def _option(steps: Steps, path: Steps, kind: Any, info: Any, *, required: bool) -> Callable[[Command], Command]:
     name = f"--{'.'.join(path).replace('_', '-')}"
-    identifier = "field_" + "_".join(steps).replace("-", "_")
+    identifier = "field_" + "_".join(step for step in steps if step != CHOSEN)
     default = info.default
     shown = f"  [default: {default}]" if isinstance(default, str | int) and not isinstance(default, bool) and default != "" else ""
     help_ = f"{info.description}{shown}"

@@ -207,8 +207,11 @@ def _plain(value: Any) -> Any:
 
 
 def _problems(error: ValidationError, model: type[BaseModel], tree: Any) -> Iterator[tuple[int, str, str]]:
-    for found in error.errors(include_url=False, include_input=False):
+    errors = error.errors(include_url=False, include_input=False)
+    for found in errors:
         place = found["loc"]
+        if found["type"] == "too_short" and any(len(e["loc"]) > len(place) and e["loc"][: len(place)] == place for e in errors):
+            continue  # items that are wrong are not counted: that they are wrong is said
         path = ".".join(str(p) for p in place if p != "[key]")
         message = str(found["msg"]).removeprefix("Value error, ")
         if found["type"] == "extra_forbidden":

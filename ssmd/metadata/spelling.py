@@ -8,7 +8,7 @@ from datetime import date
 from typing import Any
 
 # Written without quotes: what no YAML of any version takes for a number, date, time, boolean or null, and no flow collection for its own.
-_PLAIN = re.compile(r"[A-Za-z/$][\w./@%+$*()=~-]*((:|,? |,)[\w./@%+$*()=~-]+)*", re.ASCII)
+_PLAIN = re.compile(r"[A-Za-z/$][\w./@%+$*()=~-]*((:|,? |,)[\w./@%+$*()=~-]+)*|(?=\d*[acdf])[\da-f]{64}", re.ASCII)
 _WORDS = frozenset(["true", "false", "null", "yes", "no", "on", "off", "y", "n", "nan", "inf"])
 
 
