@@ -95,7 +95,9 @@ class VaultSource:
         except hvac.InvalidPath:
             return None
         except (hvac.Forbidden, hvac.Unauthorized):
-            problem = KeyRefused(f"{where}: {self._shown} refused: the token has expired, or its policy does not let it read this path")
+            problem = KeyRefused(
+                f"{where}: {self._shown} refused: the token is not valid, its policy does not read this path, or nothing is mounted there"
+            )
         except (hvac.VaultDown, hvac.VaultNotInitialized):
             problem = KeyUnavailable(f"{where}: {self._shown} is sealed, starting or a standby without a leader")
         except (hvac.InternalServerError, hvac.BadGateway, hvac.RateLimitExceeded) as error:
@@ -180,10 +182,12 @@ class _TooLong(Exception):
 
 def _read_limited(response: requests.Response, **_: Any) -> None:
     """A hook of requests, called before it reads a body, however long."""
-    body = response.raw.read(_ANSWER_LIMIT_BYTES + 1, decode_content=True)
-    if len(body) > _ANSWER_LIMIT_BYTES:
-        response.close()
-        raise _TooLong
+    body = b""
+    for chunk in response.iter_content(65_536):
+        body += chunk
+        if len(body) > _ANSWER_LIMIT_BYTES:
+            response.close()
+            raise _TooLong
     response._content = body  # noqa: SLF001  (where requests itself puts what it has read)
 
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import base64
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +14,7 @@ from journal.errors import BadFile, KeyRefused, KeyUnavailable
 from ssmd.keys.certificate import load_certificate
 from ssmd.keys.seal import Scope, drop_field, read_sealed, seal, unseal
 from ssmd.keys.secret import Secret
+from tests.keys.answers import answering
 from tests.keys.sealing import make_certificate, make_key, private_pem
 from tests.keys.source_contract import CANARY, HOUR_NS, NOW_NS, PEM, TEXTS, StandingClock, check_silent
 
@@ -257,28 +254,3 @@ class TestCertificate:
             pass
         with pytest.raises(KeyUnavailable, match=r"does not answer: .*refused"):
             load_certificate(url, StandingClock())
-
-
-@contextmanager
-def answering(status: int, body: bytes) -> Iterator[str]:
-    """A server that answers everything so."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Location", "https://example.com/")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/v1/cert.pem"
-        finally:
-            server.shutdown()
-            thread.join()
