@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from ssmd.names import DIRECTORY, ENVIRONMENT
+
 FORMATS = ("table", "json", "jsonl", "yaml", "csv")
 _KEY = "ssmd.flags"
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -24,9 +26,12 @@ def shared(function: _F) -> _F:
     """Add --env, --data-dir, --nats, --storage, -o and --project without passing them to the function."""
     for option in reversed(
         (
-            click.option("--env", metavar="NAME", help="Environment. [SSMD_ENV; default: local]", expose_value=False, callback=_keep),
             click.option(
-                "--data-dir", "data", metavar="DIR", help="Where data is kept. [SSMD_DATA; default: .ssmd/data]", expose_value=False,
+                "--env", metavar="NAME", type=ENVIRONMENT, help="Environment. [SSMD_ENV; default: local]", expose_value=False,
+                callback=_keep,
+            ),
+            click.option(
+                "--data-dir", "data", metavar="DIR", type=DIRECTORY, help="Where data is kept. [SSMD_DATA; default: .ssmd/data]", expose_value=False,
                 callback=_keep,
             ),
             click.option(
@@ -42,13 +47,25 @@ def shared(function: _F) -> _F:
                 expose_value=False, callback=_keep,
             ),
             click.option(
-                "--project", metavar="DIR", expose_value=False, callback=_keep,
+                "--project", metavar="DIR", type=DIRECTORY, expose_value=False, callback=_keep,
                 help="Folder with exchanges/. [SSMD_PROJECT; default: the nearest at or above this one]",
             ),
         )
     ):  # fmt: skip
         function = option(function)
     return function
+
+
+def name_environment(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    """The callback of an argument that does what --env does."""
+    if value is not None:
+        said = ctx.meta.setdefault(_KEY, {}).setdefault("env", value)
+        if said != value:
+            raise click.UsageError(f"two environments are named: {value} and --env {said}; leave one out", ctx)
+
+
+# Before `configured`: the environment as a first argument, instead of --env.
+environment_argument = click.argument("named", metavar="ENV", required=False, expose_value=False, callback=name_environment)
 
 
 def examples(*lines: str) -> str:
