@@ -8,10 +8,14 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import click
 
 from ssmd import options
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # name -> (where the command is, what `ssmd --help` says). Nothing is imported until it is used.
 COMMANDS = {
@@ -19,6 +23,7 @@ COMMANDS = {
     "feed": ("ssmd.commands.feed:feed", "Data sources of venues: list, show, create, update, add-version, add-location."),
     "schema": ("ssmd.commands.schema:schema", "Schemas: list, show, register, hash, set-status, add-version."),
     "env": ("ssmd.commands.env:env", "Environments: list, show, create, update, add-key, validate, apply, teardown."),
+    "key": ("ssmd.commands.key:key", "Keys: list, show, check, verify, set, init, rotate, delete, export, audit."),
     "up": ("ssmd.commands.up:up", "Capture, archive and fold in one process tree, everything embedded."),
     "demo": ("ssmd.commands.demo:demo", "Twenty seconds of everything: capture, crash, recovery, archive, replay."),
     "sim": ("ssmd.commands.sim:sim", "Run a simulated venue that a real client could talk to."),
@@ -32,6 +37,7 @@ COMMANDS = {
     "commit": ("ssmd.commands.commit:commit", "Commit them, and nothing else."),
     "config": ("ssmd.commands.config:config", "Show the configuration in effect, and who said so."),
     "doctor": ("ssmd.commands.doctor:doctor", "Check this installation and what it promises."),
+    "completion": ("ssmd.commands.completion:completion", "Print the script that completes command lines in bash, zsh or fish."),
     "version": ("ssmd.commands.version:version", "Show the versions of ssmd and what it stands on."),
 }
 
@@ -59,9 +65,15 @@ class LazyGroup(click.Group):
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in COMMANDS:
+        if args[0] not in COMMANDS and not ctx.resilient_parsing:  # which a shell's completion is
             raise click.UsageError(f"no command {args[0]!r}; known: {', '.join(COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx
@@ -78,6 +90,8 @@ def cli() -> None:
 def main(args: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
     try:
+        if args is None and (asked := os.environ.get("_SSMD_COMPLETE")):
+            return _complete(asked)
         with cli.make_context("ssmd", sys.argv[1:] if args is None else args) as context:
             code = cli.invoke(context)
         sys.stdout.flush()
@@ -88,6 +102,16 @@ def main(args: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return code if isinstance(code, int) else 0
+
+
+def _complete(asked: str) -> int:
+    """Answer a shell's completion script, which shows whatever is said: nothing about what is wrong."""
+    from click.shell_completion import shell_complete
+
+    try:
+        return shell_complete(cli, {}, "ssmd", "_SSMD_COMPLETE", asked)
+    except Exception:  # noqa: BLE001
+        return 1
 
 
 def _failed(error: Exception) -> int:

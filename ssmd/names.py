@@ -36,6 +36,17 @@ class _Names(click.ParamType[str]):
         return found or ([CompletionItem(incomplete, type="file")] if self._files else [])
 
 
+class _Directory(click.ParamType[str]):
+    name = "directory"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+        from click.shell_completion import CompletionItem
+
+        del ctx, param
+        return [CompletionItem(incomplete, type="dir")]
+
+
+DIRECTORY = _Directory()
 FEED = _Names("name", "feeds")
 SCHEMA = _Names("name", "schemas")
 ENVIRONMENT = _Names("name", "environments")

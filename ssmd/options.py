@@ -31,8 +31,8 @@ def shared(function: _F) -> _F:
                 callback=_keep,
             ),
             click.option(
-                "--data-dir", "data", metavar="DIR", type=DIRECTORY, help="Where data is kept. [SSMD_DATA; default: .ssmd/data]", expose_value=False,
-                callback=_keep,
+                "--data-dir", "data", metavar="DIR", type=DIRECTORY, expose_value=False, callback=_keep,
+                help="Where data is kept. [SSMD_DATA; default: .ssmd/data]",
             ),
             click.option(
                 "--nats", metavar="URL", help="NATS instead of the embedded one: nats://[TOKEN@]HOST:PORT, several by commas. [SSMD_NATS]",
