@@ -128,7 +128,7 @@ def _table(values: Sequence[Mapping[str, Any]], title: str) -> None:
     for name, value in values[0].items():
         table.add_column(name, justify="right" if isinstance(value, int) else "left", overflow="fold")
     for value in values:
-        table.add_row(*(Text(_cell(v)) for v in value.values()))
+        table.add_row(*(v if isinstance(v, Text) else Text(_cell(v)) for v in value.values()))  # a Text has a colour
     console.print(table)
 
 
