@@ -269,12 +269,14 @@ def fetch(storage: Storage, ref: ObjectRef) -> bytes:
     return data
 
 
-def segments_of(storage: Storage, stream: Stream, day: int | None = None) -> list[Located]:
-    """The stream's segments in order, over all days or of one. Raises `HoleInStream` when one is missing between others."""
+def segments_of(storage: Storage, stream: Stream, day: int | None = None, *, whole: bool = True) -> list[Located]:
+    """The stream's segments in order, over all days or of one. If they are to be `whole`, raises `HoleInStream` when one is missing
+    between others.
+    """
     for _ in range(_TRIES):  # a day may end between our reads of two manifests
         located = _look(storage, stream, day)
         hole = next((two for two in pairwise(located) if two[0].ref.last + 1 != two[1].ref.first), None)
-        if not hole or day is not None:
+        if not hole or day is not None or not whole:
             return located
     before, after = hole  # type: ignore[misc]
     raise HoleInStream(

@@ -77,7 +77,9 @@ async def replay(
     if verify:
         await source.prove(stream, day)
         digests = {p.name: openings[p.name].digest.digest if p.name in openings else "" for p in projections}
-        verifier = Verifier(ledger, projections, digests, day, last=last, symbols=symbols, storage=storage)
+        verifier = Verifier(
+            ledger, projections, digests, day, first=await source.first(stream), last=last, symbols=symbols, storage=storage
+        )
     runner = Runner(projections, stream.name, mark=listed(verifier.marks if verifier else []), crossing=True)
     if storage and openings:
         runner.restore(await snapshots(storage, openings), day=day)

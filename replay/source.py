@@ -43,6 +43,10 @@ class Source(Protocol):
         """Last sequence it has of the stream, 0 if none."""
         ...
 
+    async def first(self, stream: Stream) -> int:
+        """First sequence it has of the stream, 1 if none."""
+        ...
+
     async def prove(self, stream: Stream, day: int) -> None:
         """Raise `BadObject` for stored objects of `day` that `blocks` does not read and that are not what was stored."""
         ...
@@ -71,6 +75,10 @@ class ArchiveSource:
     async def last(self, stream: Stream) -> int:
         info = await self._archive.info(stream)
         return info.last if info else 0
+
+    async def first(self, stream: Stream) -> int:
+        info = await self._archive.info(stream)
+        return info.first if info else 1
 
     async def prove(self, stream: Stream, day: int) -> None:
         await self._archive.prove(stream, day)
@@ -115,7 +123,8 @@ class JournalSource:
         days: set[int] = set()
         async for records in self._journal.read(stream, subjects=[".".join(control)]):
             days.update(r.entry.day for r in records)
-        if info := await self._journal.info(stream):
+        info = await self._journal.info(stream)
+        if info and info.first <= info.last:
             async for records in self._journal.read(stream, start=info.last, end=info.last):
                 days.update(r.entry.day for r in records)
         return sorted(days)
@@ -123,6 +132,10 @@ class JournalSource:
     async def last(self, stream: Stream) -> int:
         info = await self._journal.info(stream)
         return info.last if info else 0
+
+    async def first(self, stream: Stream) -> int:
+        info = await self._journal.info(stream)
+        return info.first if info else 1
 
     async def prove(self, stream: Stream, day: int) -> None:
         """The server checks each message as it is read."""
@@ -166,6 +179,9 @@ class JoinedSource:
 
     async def last(self, stream: Stream) -> int:
         return max(await self._archive.last(stream), await self._journal.last(stream))
+
+    async def first(self, stream: Stream) -> int:
+        return await (self._archive if await self._archive.last(stream) else self._journal).first(stream)
 
     async def prove(self, stream: Stream, day: int) -> None:
         await self._archive.prove(stream, day)

@@ -39,7 +39,7 @@ class Verified(msgspec.Struct):
 
 
 class Verifier:
-    """Holds a runner against the ledger, as far as `last`: an archive may end before the live run does.
+    """Holds a runner against the ledger, from `first`, before which a day was torn down, to `last`: an archive may end before the live run.
 
     `marks` are the sequences to stop at; call `check` at each stop and `result` at the end.
     """
@@ -51,6 +51,7 @@ class Verifier:
         openings: dict[str, str],
         day: int,
         *,
+        first: int,
         last: int,
         symbols: Collection[str] | None = None,
         storage: Storage | None = None,
@@ -63,7 +64,7 @@ class Verifier:
         self._day = f"{ledger.stream.name}, day {day}"
         for projection in projections:
             name, version = projection.name, projection.version
-            ours = [d for d in ledger.digests if (d.projection, d.version, d.day) == (name, version, day) and d.sequence <= last]
+            ours = [d for d in ledger.digests if (d.projection, d.version, d.day) == (name, version, day) and first <= d.sequence <= last]
             if ours and ours[-1].opening != openings[name]:
                 was = ours[-1].opening or "nothing"
                 what = f"{name}: the live run opened the day with {was}, its day before closed with {openings[name]}"
@@ -74,7 +75,7 @@ class Verifier:
                     c.digest.place: c
                     for c in ledger.checkpoints
                     if (c.digest.projection, c.digest.version, c.digest.day, c.digest.opening) == (name, version, day, openings[name])
-                    and c.digest.sequence <= last
+                    and first <= c.digest.sequence <= last
                 }
             )
         self.marks = sorted({sequence for _, sequence in (self._digests if symbols is None else self._checkpoints)})
