@@ -37,4 +37,6 @@ def find_leaks(text: str, *, encoded: bool) -> Iterator[tuple[int, str]]:
 def _is_random(text: str) -> bool:
     if not (re.search("[a-z]", text) and re.search("[A-Z]", text) and re.search("[0-9]", text)):
         return False
+    if sum(text.count(mark) for mark in "-_/") > len(text) / 8:  # words; of random characters one in 32 or 64 is one of these
+        return False
     return -sum(n / len(text) * math.log2(n / len(text)) for n in Counter(text).values()) >= _RANDOM_BITS
