@@ -15,7 +15,7 @@ from typing import Any
 
 from journal.clock import Clock
 from journal.errors import KeyRefused
-from ssmd.keys.files import fsync_directory, read_private, write_whole
+from ssmd.keys.files import fsync_directory, read_private, read_shared, write_whole
 from ssmd.keys.secret import Secret
 from ssmd.keys.source import Found, Place, Wanted
 from ssmd.keys.values import check_size
@@ -86,9 +86,7 @@ class AgeSource:
         return True
 
     def _read(self, wanted: Wanted) -> bytes | None:
-        # It is encrypted: others may read it, and git gives it to the group; only the owner is checked.
-        read = read_private(self.path(wanted), limit_bytes=_FILE_LIMIT_BYTES, others=0o002, mode="o-w")
-        return read.data if read else None
+        return read_shared(self.path(wanted), limit_bytes=_FILE_LIMIT_BYTES)
 
     def _encrypt(self, plain: bytes) -> bytes:
         import pyrage  # type: ignore[import-untyped]
@@ -155,11 +153,11 @@ class AgeSource:
         import pyrage
 
         path = self._place.directory / RECIPIENTS
-        read = read_private(path, limit_bytes=65_536, others=0o002, mode="o-w")
+        read = read_shared(path, limit_bytes=65_536)
         if read is None:
             return []
         found = []
-        for number, line in enumerate(read.data.decode(errors="replace").splitlines(), 1):
+        for number, line in enumerate(read.decode(errors="replace").splitlines(), 1):
             text = line.partition("#")[0].strip()
             try:
                 found += [pyrage.x25519.Recipient.from_str(text)] if text else []

@@ -17,7 +17,9 @@ class Read(NamedTuple):
 
 
 def read_private(path: Path, *, limit_bytes: int, others: int = 0o027, mode: str = "600") -> Read | None:
-    """A regular file of ours or root's on which nobody has the permissions `others`; None where there is none.
+    """A regular file on which nobody has the permissions `others`; None where there is none.
+
+    It belongs to us, to root or to the owner of its directory, whom we trust by naming it: in a sticky directory anybody may make a file.
 
     The default allows a group to read: Kubernetes mounts secrets that way (fsGroup). `mode` is what the message says to chmod it to.
     Raises `KeyRefused`, never with what was read.
@@ -33,7 +35,10 @@ def read_private(path: Path, *, limit_bytes: int, others: int = 0o027, mode: str
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise KeyRefused(f"{path} is not a file")
-        _check_owner(path, status)
+        if status.st_uid not in {0, os.geteuid(), path.parent.stat().st_uid}:
+            raise KeyRefused(
+                f"{path} belongs to user {status.st_uid}, not to you, root or the owner of {path.parent}: run chown {os.geteuid()} {path}"
+            )
         if status.st_mode & others:
             allowed = "write to" if status.st_mode & others & 0o022 else "read"
             raise KeyRefused(f"others may {allowed} {path}: run chmod {mode} {path}{_mounted(path)}")
@@ -47,10 +52,29 @@ def read_private(path: Path, *, limit_bytes: int, others: int = 0o027, mode: str
     return Read(data, status.st_mtime_ns)
 
 
+def read_shared(path: Path, *, limit_bytes: int) -> bytes | None:
+    """A file of the repository, with nothing in clear: everybody may read it and its group may write, as git leaves it.
+
+    None where there is none. Raises `KeyRefused`.
+    """
+    try:
+        if not path.is_file():
+            return None
+        if path.stat().st_mode & 0o002:
+            raise KeyRefused(f"others may write to {path}: run chmod o-w {path}")
+        with path.open("rb") as file:
+            data = file.read(limit_bytes + 1)
+    except OSError as error:
+        raise KeyRefused(f"{path} cannot be read: {error.strerror}") from error
+    if len(data) > limit_bytes:
+        raise KeyRefused(f"{path} is larger than {limit_bytes} bytes")
+    return data
+
+
 def check_directory(path: Path) -> bool:
     """Whether there is such a directory. Raises `KeyRefused` when somebody else may put files of theirs in the place of ours.
 
-    A writable one with the sticky bit passes (Kubernetes mounts are drwxrwxrwt): in it only its owner, who is checked, replaces a file.
+    A writable one with the sticky bit passes (Kubernetes mounts are drwxrwxrwt): in it only a file's owner, who is checked, replaces it.
     """
     try:
         status = path.stat()
@@ -60,7 +84,6 @@ def check_directory(path: Path) -> bool:
         raise KeyRefused(f"{path} cannot be read: {error.strerror}") from error
     if not stat.S_ISDIR(status.st_mode):
         raise KeyRefused(f"{path} is not a directory")
-    _check_owner(path, status)
     if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
         raise KeyRefused(f"others may write to {path}: run chmod go-w {path}")
     return True
@@ -100,11 +123,6 @@ def fsync_directory(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _check_owner(path: Path, status: os.stat_result) -> None:
-    if status.st_uid not in {0, os.geteuid()}:
-        raise KeyRefused(f"{path} belongs to user {status.st_uid}, who is neither you nor root: run chown {os.geteuid()} {path}")
 
 
 def _mounted(path: Path) -> str:

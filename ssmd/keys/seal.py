@@ -194,11 +194,10 @@ def _empty(name: str, namespace: str, scope: Scope) -> Any:
 
 
 def _put(metadata: Any, stamp: str, text: str) -> None:
-    annotations = metadata.setdefault("annotations", {})
     if text:
-        annotations[_OURS + stamp] = text
+        metadata["annotations"][_OURS + stamp] = text
     else:
-        annotations.pop(_OURS + stamp, None)
+        metadata["annotations"].pop(_OURS + stamp, None)
 
 
 def _load(text: str, where: str) -> Any:
@@ -214,10 +213,11 @@ def _load(text: str, where: str) -> Any:
     try:
         document = YAML(typ="rt").load(text)
         whole = document["kind"] == "SealedSecret" and document["apiVersion"] == "bitnami.com/v1alpha1"
-        sealed = document["spec"]["encryptedData"]
-        document["metadata"].setdefault("annotations", {})
-        document["spec"].setdefault("template", {}).setdefault("metadata", {}).setdefault("annotations", {})
-        strings = [document["metadata"]["name"], document["metadata"]["namespace"], *sealed, *sealed.values()]
+        metadata, spec = document["metadata"], document["spec"]
+        sealed = _fill(spec, "encryptedData")
+        strings = [metadata["name"], metadata["namespace"], *sealed, *sealed.values()]
+        _fill(metadata, "annotations")
+        _fill(_fill(_fill(spec, "template"), "metadata"), "annotations")
     except (YAMLError, KeyError, TypeError, AttributeError, ValueError, RecursionError):
         whole, strings = False, []
     if not whole or not all(isinstance(s, str) for s in strings):
@@ -227,9 +227,18 @@ def _load(text: str, where: str) -> Any:
     return document
 
 
+def _fill(table: Any, name: str) -> Any:
+    """The table `name` in `table`, made if it is not there. Raises `TypeError` for something else."""
+    if table.get(name) is None:
+        table[name] = {}
+    if not isinstance(table[name], dict):
+        raise TypeError(name)
+    return table[name]
+
+
 def _describe(document: Any, where: str) -> Sealed:
     metadata, names = document["metadata"], list(document["spec"]["encryptedData"])
-    annotations = metadata["annotations"] or {}
+    annotations = metadata["annotations"]
     wide: tuple[Scope, ...] = ("cluster-wide", "namespace-wide")  # in the controller's order
     scope: Scope = next((s for s in wide if annotations.get(_ANNOTATION + s) == "true"), "strict")
     return Sealed(

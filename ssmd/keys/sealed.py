@@ -7,7 +7,7 @@ from pathlib import Path
 
 from journal.errors import KeyRefused
 from ssmd.keys.directory import read_directory
-from ssmd.keys.files import check_directory, read_private
+from ssmd.keys.files import check_directory, read_shared
 from ssmd.keys.seal import LIMIT_BYTES, Sealed, read_sealed
 from ssmd.keys.source import Found, Place, Wanted
 from ssmd.keys.values import PREVIOUS_UNTIL, SET_AT, assemble, decode
@@ -35,11 +35,10 @@ class SealedSource:
     def sealed(self, wanted: Wanted) -> Sealed | None:
         """What the file beside the environment says, no values; None where there is none. Raises `KeyRefused`, `BadFile`."""
         path = name_sealed(self._place.directory, wanted.env, wanted.name)
-        # In git, for everybody to read.
-        read = read_private(path, limit_bytes=LIMIT_BYTES, others=0o002, mode="o-w")
+        read = read_shared(path, limit_bytes=LIMIT_BYTES)
         if read is None:
             return None
-        found = read_sealed(decode(read.data, str(path)), str(path))
+        found = read_sealed(decode(read, str(path)), str(path))
         if found.name != self._name:
             raise KeyRefused(f"{path} seals a Secret called {found.name!r}, the environment wants {self._name!r}; seal it again")
         return found

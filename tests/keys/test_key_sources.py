@@ -177,6 +177,8 @@ class TestDirectory(SourceContract):
         os.chown(holder.directory / "api_key", 12_345, -1)
         with pytest.raises(KeyRefused, match="belongs to user 12345"):
             holder.source().fetch(WANTED)
+        os.chown(holder.directory, 12_345, -1)  # whose directory is named is trusted
+        assert holder.source().fetch(WANTED).values
 
     def test_what_is_not_a_file_is_refused_and_not_waited_for(self, holder: DirectoryHolder) -> None:
         holder.put({})

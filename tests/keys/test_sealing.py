@@ -184,13 +184,27 @@ def test_what_is_no_sealed_secret_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [("a: AQ", "a: 5 #"), ("  name: venue", "  name: 5"), ("encryptedData:", "encryptedData: 5 #"), ("kind: S", "kind: s")]
+    ("old", "new"),
+    [
+        ("a: AQ", "a: 5 #"),
+        ("  name: venue", "  name: 5"),
+        ("encryptedData:", "encryptedData: 5 #"),
+        ("kind: S", "kind: s"),
+        ("  annotations:\n    ssmd", "  annotations: []\n  x:\n    ssmd"),
+        ("  template:", "  template: []\n  x:"),
+    ],
 )
 def test_a_sealed_secret_with_a_wrong_type_inside_is_refused(old: str, new: str) -> None:
     text = sealed(secrets(a="1"))
     assert old in text
     with pytest.raises(BadFile):
         read_sealed(text.replace(old, new, 1), "f.yaml")
+
+
+def test_a_manifest_of_somebody_else_is_added_to() -> None:
+    bare = "apiVersion: bitnami.com/v1alpha1\nkind: SealedSecret\n"
+    bare += "metadata:\n  name: venue\n  namespace: md\n  annotations:\nspec:\n  encryptedData:\n"
+    assert opened(sealed(secrets(a="1"), existing=bare)) == {"a": "1", **STAMPS}
 
 
 def test_a_time_that_is_none_is_refused() -> None:
