@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,9 @@ from exchanges.markets import Selection
 from exchanges.venues import VENUES, Venue, load
 from journal.errors import CallerError, KeyRefused
 from ssmd.keys.secret import Secret
+from ssmd.metadata.environment import Selector
 from ssmd.metadata.feed import Feed, FeedVersion
+from ssmd.metadata.selectors import PATTERN, chooses
 from ssmd.settings import Settings
 
 # Fields of the key with which a venue is entered.
@@ -116,14 +117,10 @@ def selection(settings: Settings, shard: str) -> Selection:
     if shard not in shards:
         raise CallerError(f"environment {settings.env} has no shard {shard!r}; it has {', '.join(shards)}")
     wanted, symbols = shards[shard].selector, settings.environment.symbols
-    chosen = {
-        symbol
-        for symbol, known in symbols.items()
-        if known.tier in wanted.tiers or known.category in wanted.categories or any(fnmatchcase(symbol, p) for p in wanted.symbols)
-    }
-    chosen |= {symbol for symbol in wanted.symbols if not set(symbol) & set("*?[")}
-    if not chosen and not wanted.series:
-        if wanted.tiers or wanted.categories or wanted.symbols:
-            raise CallerError(f"the selector of shard {shard} of environment {settings.env} matches none of its symbols")
+    if wanted == Selector():
         return Selection(everything=True)
+    chosen = {symbol for symbol, known in symbols.items() if chooses(wanted, symbol, known)}
+    chosen |= {symbol for symbol in wanted.symbols if not set(symbol) & PATTERN}
+    if not chosen and not wanted.series:
+        raise CallerError(f"the selector of shard {shard} of environment {settings.env} matches none of its symbols")
     return Selection(tuple(sorted(chosen)), wanted.series)

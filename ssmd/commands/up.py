@@ -61,8 +61,12 @@ def up(duration: int | None, *, settings: Any, output: str, **venue: Any) -> Non
                 await capture(clock, journal)
 
     async def capture(clock: Clock, journal: Journal) -> None:
+        from ssmd.configuration import journal_configuration
+        from ssmd.keys.change import whoami
+
         out = console()
         out.print(f"data in {settings.data_dir}; {'a simulated venue' if source.simulate is not None else settings.feed}; Ctrl-C stops")
+        await journal_configuration(journal, settings, clock, who=whoami(), why="up")
         local = LocalRun(settings, clock, journal, out)
         try:
             await local.start(source)
@@ -71,7 +75,8 @@ def up(duration: int | None, *, settings: Any, output: str, **venue: Any) -> Non
             await asyncio.shield(local.finish())
             info = await journal.info(local.stream)
             out.print(f"stopped; {local.stream.name} holds {info.last if info else 0:,} entries")
-            out.print(f"next: ssmd replay --data-dir {settings.data_dir} --date today --from archive --verify", soft_wrap=True)
+            env = "" if settings.env == "local" else f"--env {settings.env} "
+            out.print(f"next: ssmd replay {env}--data-dir {settings.data_dir} --date today --from archive --verify", soft_wrap=True)
 
     asyncio.run(run())
 

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from ssmd.metadata.environment import Environment, Selector, Symbol
 from ssmd.metadata.problem import Problem
 
-_PATTERN = frozenset("*?[")
+PATTERN = frozenset("*?[")
 _SHOWN = 5  # of the symbols that are chosen twice
 
 
@@ -40,7 +40,7 @@ def _matches_nothing(selector: Selector, symbols: dict[str, Symbol]) -> Iterator
     for wanted in selector.symbols:
         if any(fnmatchcase(symbol, wanted) for symbol in symbols):
             continue
-        if _PATTERN & set(wanted):
+        if PATTERN & set(wanted):
             yield "symbols", f"{wanted} matches none of the {len(symbols)} symbols that are declared under symbols:"
         elif symbols:  # without any declared, a symbol stands for itself
             near = get_close_matches(wanted, symbols, n=3)
@@ -66,7 +66,7 @@ def _chosen_twice(environment: Environment) -> Iterator[Problem]:
                 ("shards", name, "selector"), "error", "chooses everything, and there are other shards: each symbol belongs to one"
             )
     shards = {name: selector for name, selector in shards.items() if not _is_everything(selector)}
-    exact = {s for selector in shards.values() for s in selector.symbols if not _PATTERN & set(s)}
+    exact = {s for selector in shards.values() for s in selector.symbols if not PATTERN & set(s)}
     owners = {
         s: [n for n, x in shards.items() if chooses(x, s, environment.symbols.get(s))] for s in sorted({*environment.symbols, *exact})
     }

@@ -1,0 +1,93 @@
+"""What an environment's file says of its servers and secrets is what the processes use: NATS with nkeys over TLS, S3 with credentials."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import nkeys
+import pytest
+
+from tests import ministack
+from tests.authority import make_authority
+from tests.journal.servers import nats_server
+
+ENVIRONMENT = """\
+name: desk
+feed: kalshi
+keys:
+  bus: {{type: transport, fields: [seed], source: "file:../../secrets"}}
+  store: {{type: storage, fields: [id, secret]}}
+journal:
+  type: jetstream
+  url: {url}
+  nkey_seed: $key:bus.seed
+  tls: {{ca: {ca}}}
+  max_stream_gib: 1
+storage:
+  type: s3
+  bucket: market-data
+  prefix: desk-1
+  endpoint: {s3}
+  region: us-east-1
+  access_key_id: $key:store.id
+  secret_access_key: $key:store.secret
+"""
+
+
+def new_seed() -> tuple[str, str]:
+    """A seed and its public key."""
+    seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
+    return seed.decode(), nkeys.from_seed(bytearray(seed)).public_key.decode()
+
+
+def ssmd(project: Path, *args: str, code: int = 0, **environ: str) -> Any:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SSMD_", "AWS_"))}
+    environ = {**kept, "SSMD_STORE_ID": "test", "SSMD_STORE_SECRET": "hush", **environ}
+    argv = [sys.executable, "-m", "ssmd.cli", *args]
+    done = subprocess.run(argv, cwd=project, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "hush" not in done.stdout + done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+@pytest.mark.timeout(180)
+def test_up_records_through_nkeys_tls_and_s3_credentials(tmp_path: Path) -> None:
+    (secrets := tmp_path / "secrets").mkdir(mode=0o700)
+    (tls := tmp_path / "tls").mkdir()
+    (folder := tmp_path / "exchanges" / "environments").mkdir(parents=True)
+    make_authority(tls)
+    seed, public = new_seed()
+    other, _ = new_seed()
+    pem = tls / "venue.pem"
+    extra = f'tls {{ cert_file: "{pem}", key_file: "{pem}" }}'
+    (tmp_path / "s3").mkdir()
+    with (
+        nats_server(tmp_path, access=f'users: [{{ nkey: "{public}" }}]', extra=extra) as server,
+        ministack.running(tmp_path / "s3") as s3,
+    ):
+        s3.make_bucket("market-data")
+        text = ENVIRONMENT.format(url=f"tls://127.0.0.1:{server.port}", ca=tls / "ca.pem", s3=s3.endpoint)
+        (folder / "desk.yaml").write_text(text)
+        feeds = tmp_path / "exchanges" / "feeds"
+        feeds.symlink_to(Path(__file__).parents[2] / "exchanges" / "feeds")
+
+        assert "key bus of environment desk: file:../../secrets has no seed" in ssmd(tmp_path, "journal", "streams", code=2)
+        (secrets / "seed").write_text(other)
+        (secrets / "seed").chmod(0o600)
+        assert "refused our credentials" in ssmd(tmp_path, "journal", "streams", code=2)
+        (secrets / "seed").write_text(seed + "\n")
+
+        ssmd(tmp_path, "up", "--for", "6s", "--speed", "20")
+        streams = {row["stream"]: row["last"] for row in msgspec.json.decode(ssmd(tmp_path, "journal", "streams"))}
+        assert streams["desk_md_0"] > 100
+        verified = ssmd(tmp_path, "replay", "--date", "today", "--from", "archive", "--verify")
+        assert verified
+        written = [p.read_bytes() for p in (tmp_path / ".ssmd").rglob("*") if p.is_file()]
+        assert not any(seed.encode() in data or b"hush" in data for data in written)
+    (folder / "desk.yaml").write_text(text.replace("fields: [seed]", "fields: [sed]"))
+    assert "desk.yaml:8: " in (said := ssmd(tmp_path, "journal", "streams", code=2)) or "key bus has no field 'seed'" in said
