@@ -46,15 +46,17 @@ def _speed(_ctx: click.Context, _param: click.Parameter, value: str) -> float | 
 def replay(ctx: click.Context, *, settings: Settings, output: str, **asked: Any) -> None:
     """Fold a day again from its opening snapshot, and say what state it comes to.
 
-    The same entries give the same digests, bit for bit, from the journal or from the archive, at any speed.
+    The same entries give the same digests, bit for bit, from the journal or from the archive, at any speed. The configuration in force at
+    the end of the day is named, where it was journalled.
     """
     with render.progress() as meter:
-        result = asyncio.run(_run(settings, meter, output, **asked))
+        result, configuration = asyncio.run(_run(settings, meter, output, **asked))
     verified = result.verify
     for difference in verified.differences if verified else ():
         click.echo(f"ssmd: {difference}", err=True)
     document = {name: getattr(result, name) for name in result.__struct_fields__}
     document["verify"] = {"compared": verified.compared, "mismatched": verified.mismatched} if verified else None
+    document["configuration"] = {"sha256": configuration.sha256, "position": configuration.position} if configuration else None
     render.one(document, output)
     ctx.exit(1 if verified and verified.mismatched else 0)
 
@@ -63,15 +65,20 @@ async def _run(
     settings: Settings, meter: render.Meter, output: str, *, date: str, shard: str | None, symbols: tuple[str, ...], speed: float | str,
     origin: str, until: int | None, verify: bool,
 ) -> Any:  # fmt: skip
+    from datetime import timedelta
+
     from journal.clock import WallClock
+    from journal.day import to_date
     from projections.registry import create
     from replay.engine import replay as fold
     from replay.pace import Max, Step, Times
+    from ssmd.configuration import in_force
     from ssmd.moments import parse_date
     from ssmd.wiring import choose_stream, day_rule, open_objects, open_source
 
     clock = WallClock()
-    day = parse_date(date, day_rule(settings), clock.wall_ns())
+    rule = day_rule(settings)
+    day = parse_date(date, rule, clock.wall_ns())
     async with open_source(settings, clock, origin) as source:
         stream = await choose_stream(source, settings, shard, day)
         meter.stage(f"replay {date}", 0)
@@ -82,10 +89,12 @@ async def _run(
                 _show(stream, block, output)
 
         pace = Max(clock) if speed == "max" else Step(_enter) if isinstance(speed, str) else Times(clock, speed)
-        return await fold(
+        result = await fold(
             source, create(), day=day, stream=stream, clock=clock, storage=open_objects(settings), symbols=symbols or None,
             until_ns=until, pace=pace, verify=verify, on_block=folded,
         )  # fmt: skip
+        end_ns = rule.opens_ns(to_date(day) + timedelta(days=1)) - 1 if until is None else until
+        return result, await in_force(source, settings.env, end_ns)
 
 
 async def _enter() -> None:
