@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, start_http_server, write_to_textfile
 from prometheus_client.core import GaugeMetricFamily
@@ -17,10 +18,13 @@ from prometheus_client.registry import Collector
 
 from journal.clock import Clock
 from journal.errors import CallerError, StoreError
-from ssmd.keys.check import KeyState
+from ssmd.keys.check import KeyState, examine
+
+if TYPE_CHECKING:
+    from ssmd.settings import Settings
 
 REFRESH_NS = 3_600 * 10**9  # keys change rarely, and asking a vault costs it something
-_NAME = "ssmd_key_expires_timestamp_seconds"
+EXPIRES = "ssmd_key_expires_timestamp_seconds"
 
 
 class KeyExpiry(Collector):
@@ -39,19 +43,36 @@ class KeyExpiry(Collector):
             if self._clock.mono_ns() >= self._due_ns:
                 self._refresh(self._look())
                 self._due_ns = self._clock.mono_ns() + REFRESH_NS
-            family = GaugeMetricFamily(_NAME, "When a key expires; absent where it is not known.", labels=["env", "key"])
+            family = GaugeMetricFamily(EXPIRES, "When a key expires; absent where it is not known.", labels=["env", "key"])
             for name, end_ns in self._known.items():
                 family.add_metric([self._env, name], end_ns / 1e9)
         return [family]
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
         # Registering must not look at the keys.
-        return [GaugeMetricFamily(_NAME, "When a key expires.", labels=["env", "key"])]
+        return [GaugeMetricFamily(EXPIRES, "When a key expires.", labels=["env", "key"])]
 
     def _refresh(self, states: Sequence[KeyState]) -> None:
         # A source that does not answer just now does not silence the alarm of its key.
         kept = {s.name: self._known[s.name] for s in states if s.status in {"refused", "unavailable"} and s.name in self._known}
         self._known = kept | {s.name: s.expires_ns for s in states if s.expires_ns}
+
+
+def registry_of(settings: Settings) -> CollectorRegistry:
+    """What a process of this environment has to say."""
+    from journal.clock import WallClock
+    from ssmd.keys.resolve import Resolver
+    from ssmd.keys.source import Place
+
+    environment = settings.environment
+    place = Place(settings.project.environments.directory, settings.environ_read, WallClock(), Path.home())
+    registry = CollectorRegistry()
+
+    def look() -> Sequence[KeyState]:
+        return examine(environment, Resolver(settings.env, environment.keys, place), place)
+
+    registry.register(KeyExpiry(settings.env, look, place.clock))
+    return registry
 
 
 @contextmanager

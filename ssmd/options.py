@@ -120,6 +120,21 @@ def output_of(ctx: click.Context) -> str:
     return str(ctx.meta.get(_KEY, {}).get("output", ""))
 
 
+def metered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Below `configured`: add --metrics, which serves the process's metrics while the command runs."""
+
+    def wrapper(*args: Any, metrics: str, settings: Any, **kwargs: Any) -> Any:
+        if not metrics:
+            return function(*args, settings=settings, **kwargs)
+        from ssmd.metrics import registry_of, serve_metrics
+
+        with serve_metrics(metrics, registry_of(settings)):
+            return function(*args, settings=settings, **kwargs)
+
+    option = click.option("--metrics", default="", metavar="HOST:PORT", help="Serve Prometheus metrics there, such as 127.0.0.1:9464.")
+    return option(update_wrapper(wrapper, function))
+
+
 class _Parsed(click.ParamType[Any]):
     """A parameter type over a parser that raises `CallerError`."""
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 ASKED = frozenset(filter(None, os.environ.get("SSMD_TEST", "").split(",")))
-SUITES = ("data", "chaos", "npm", "vault")
+SUITES = ("data", "chaos", "npm", "vault", "promtool")
 
 settings.register_profile("ssmd", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("ssmd")
@@ -17,6 +17,7 @@ settings.load_profile("ssmd")
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "npm: installs packages of npm; asked for with SSMD_TEST=npm")
     config.addinivalue_line("markers", "vault: installs OpenBao, 75 MB to fetch; asked for with SSMD_TEST=vault")
+    config.addinivalue_line("markers", "promtool: installs Prometheus' promtool from Debian; asked for with SSMD_TEST=promtool")
     if unknown := ASKED - set(SUITES):
         raise pytest.UsageError(f"SSMD_TEST asks for {', '.join(sorted(unknown))}; known: {', '.join(SUITES)}")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ssmd.options import configured, examples
+from ssmd.options import configured, examples, metered
 from ssmd.settings import Settings
 
 _STATUS_S = 1.0
@@ -44,6 +44,7 @@ def _tell(text: str) -> None:
 @click.option("--all", "everything", is_flag=True, help="Capture every open market, whatever the shard selects.")
 @click.pass_context
 @configured
+@metered
 def connector(ctx: click.Context, *, settings: Settings, output: str, **venue: Any) -> None:
     """Capture a venue into the journal. With -o json, what was captured is told at the end."""
     ctx.exit(asyncio.run(_connector(settings, output, **venue)))
@@ -106,6 +107,7 @@ async def _connector(
 @run.command(epilog=examples("ssmd run archiver", "ssmd run archiver --nats nats://TOKEN@nats:4222 --storage s3://market-data/ssmd"))
 @click.pass_context
 @configured
+@metered
 def archiver(ctx: click.Context, *, settings: Settings, output: str) -> None:
     """Archive every stream of the environment, as it grows."""
     del output
@@ -132,6 +134,7 @@ async def _archiver(settings: Settings) -> int:
 @click.option("--shard", default="0", show_default=True, metavar="NAME", help="The shard whose stream is folded.")
 @click.pass_context
 @configured
+@metered
 def projector(ctx: click.Context, *, shard: str, settings: Settings, output: str) -> None:
     """Fold a market stream, and journal digests and checkpoints."""
     del output
