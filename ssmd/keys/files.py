@@ -20,7 +20,6 @@ def read_private(path: Path, *, limit_bytes: int, others: int = 0o027, mode: str
     """A regular file on which nobody has the permissions `others`; None where there is none.
 
     It belongs to us, to root or to the owner of its directory, whom we trust by naming it: in a sticky directory anybody may make a file.
-
     The default allows a group to read: Kubernetes mounts secrets that way (fsGroup). `mode` is what the message says to chmod it to.
     Raises `KeyRefused`, never with what was read.
     """
@@ -42,8 +41,6 @@ def read_private(path: Path, *, limit_bytes: int, others: int = 0o027, mode: str
         if status.st_mode & others:
             allowed = "write to" if status.st_mode & others & 0o022 else "read"
             raise KeyRefused(f"others may {allowed} {path}: run chmod {mode} {path}{_mounted(path)}")
-        if status.st_size > limit_bytes:
-            raise KeyRefused(f"{path} is larger than {limit_bytes} bytes: is it a key?")
         data = b""
         while len(data) <= limit_bytes and (more := file.read(limit_bytes + 1 - len(data))):
             data += more
@@ -53,15 +50,13 @@ def read_private(path: Path, *, limit_bytes: int, others: int = 0o027, mode: str
 
 
 def read_shared(path: Path, *, limit_bytes: int) -> bytes | None:
-    """A file of the repository, with nothing in clear: everybody may read it and its group may write, as git leaves it.
+    """A file of the repository, with nothing in clear: as trusted as the environment beside it, which says what is read.
 
     None where there is none. Raises `KeyRefused`.
     """
     try:
         if not path.is_file():
             return None
-        if path.stat().st_mode & 0o002:
-            raise KeyRefused(f"others may write to {path}: run chmod o-w {path}")
         with path.open("rb") as file:
             data = file.read(limit_bytes + 1)
     except OSError as error:
