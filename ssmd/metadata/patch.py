@@ -49,7 +49,7 @@ def rewrite(text: str, tree: dict[str, Any]) -> str:
     old = plain(unix)
     if same(old, tree):
         return text
-    if any(isinstance(token, AliasToken) for token in YAML(typ="safe", pure=True).scan(unix)):
+    if "*" in unix and any(isinstance(token, AliasToken) for token in YAML(typ="safe", pure=True).scan(unix)):
         raise CallerError("uses an alias (*name), so that one line stands for several places: edit it by hand")
     try:
         changed = _Patch(unix).of(tree, old)
@@ -86,9 +86,11 @@ class _Patch:
         if same(old, new):
             return
         inside = flow or (isinstance(node, _Collection) and bool(node.flow_style))
-        if isinstance(node, MappingNode) and isinstance(new, dict) and any(k in new for k in old):
+        if inside and _loses(old, new) and "#" not in self._text[node.start_mark.index : node.end_mark.index]:
+            self._replace(node, new, flow=True)  # brackets without comments are shorter written again
+        elif isinstance(node, MappingNode) and isinstance(new, dict) and any(k in new for k in old):
             self._mapping(node, old, new, flow=inside)
-        elif isinstance(node, SequenceNode) and isinstance(new, list) and old and new and (inside or is_block(new) == is_block(old)):
+        elif isinstance(node, SequenceNode) and isinstance(new, list) and old and new:
             self._sequence(node, old, new, flow=inside)
         elif key is None or flow:
             self._replace(node, new, flow=flow)
@@ -188,12 +190,8 @@ class _Patch:
 
     def _remove_between_brackets(self, spans: list[tuple[int, int]], number: int) -> None:
         start, end = spans[number]
-        before = spans[number - 1][1] if number else start
         comma = re.compile(r"\s*,[ \t]*").match(self._text, end)
-        if number + 1 == len(spans) and "#" not in self._text[before:start]:
-            self._cut(before, end, "")
-        else:
-            self._cut(start, comma.end() if comma else end, "")
+        self._cut(start, comma.end() if comma else end, "")
 
     def _insert_between_brackets(self, spans: list[tuple[int, int]], after: Node | None, text: str) -> None:
         if after is None:
@@ -228,6 +226,12 @@ class _Patch:
     def _line_end(self, at: int) -> int:
         found = self._text.find("\n", at)
         return len(self._text) if found < 0 else found
+
+
+def _loses(old: Any, new: Any) -> bool:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return any(key not in new for key in old)
+    return isinstance(old, list) and isinstance(new, list) and len(new) < len(old)
 
 
 def _quote(node: Node) -> str | None:
