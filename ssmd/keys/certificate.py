@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ssl
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -74,6 +75,8 @@ def _download(url: str, shown: str) -> bytes:
             raise KeyRefused(f"{shown} answered {error.code}; {_HOW}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            raise KeyRefused(f"{shown} is not trusted: {reason.verify_message}; {_HOW}") from None
         raise KeyUnavailable(f"{shown} does not answer: {reason}") from error
 
 

@@ -39,6 +39,7 @@ class VaultSource:
         if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
             raise KeyRefused(f"key source vault/{rest}: write MOUNT/PATH as for `vault kv get`, for example vault/secret/ssmd/kalshi")
         self._path = path
+        self._shown = without_secret(place.environ.get("VAULT_ADDR", ""))
         self._place = place
 
     def fetch(self, wanted: Wanted) -> Found:
@@ -124,7 +125,6 @@ class VaultSource:
 
         environ = self._place.environ
         url = environ.get("VAULT_ADDR", "")
-        self._shown = without_secret(url)
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc:
             raise KeyRefused(f"{where}: set VAULT_ADDR to the server's URL, without a user, for example https://vault.example.com:8200")
@@ -132,9 +132,12 @@ class VaultSource:
             raise KeyRefused(
                 f"{where}: {self._shown} would get the token in clear: use https, or set SSMD_VAULT_INSECURE=1 where that is safe"
             )
+        authority = environ.get("VAULT_CACERT", "")
+        if authority and not Path(authority).exists():
+            raise KeyRefused(f"{where}: VAULT_CACERT: no such file: {authority}")
         session = requests.Session()
         session.trust_env = False  # a proxy or a .netrc of the process must not get, or replace, the token
-        session.verify = environ.get("VAULT_CACERT") or True
+        session.verify = authority or True
         session.hooks["response"].append(_read_limited)
         # hvac looks in the process's own variables for what it is not given: everything is given.
         client = hvac.Client(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import pickle
+import random
+import string
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -123,6 +125,21 @@ class SourceContract:
     def test_a_value_comes_back_as_it_was(self, holder: Holder, name: str) -> None:
         holder.put({"api_key": TEXTS[name], "private_key": "x"})
         assert shown(holder.source().fetch(WANTED))[0] == {"api_key": TEXTS[name], "private_key": "x"}
+
+    def test_any_text_comes_back(self, holder: Holder) -> None:
+        rng = random.Random(7)
+        letters = [
+            *string.printable,
+            *map(chr, (0x7F, 0x85, 0xA0, 0xFEFF, 0x2028, 0x5D0, 0xFFFD, 0x1F600, 0x10FFFF)),
+            "\r\n",
+            "---\n",
+            "\n\n",
+        ]
+        for _ in range(40):
+            # The end of its last line is no part of a file's text.
+            text = "".join(rng.choices(letters, k=rng.randrange(1, 80))).rstrip("\r\n") or "x"
+            holder.put({"api_key": text, "private_key": "x"})
+            assert shown(holder.source().fetch(WANTED))[0]["api_key"] == text
 
     def test_an_empty_value_is_an_absent_one(self, holder: Holder) -> None:
         holder.put({"api_key": "", "private_key": "x"})

@@ -14,7 +14,7 @@ from journal.errors import BadFile, KeyRefused, KeyUnavailable
 from ssmd.keys.certificate import load_certificate
 from ssmd.keys.seal import Scope, drop_field, read_sealed, seal, unseal
 from ssmd.keys.secret import Secret
-from tests.keys.answers import answering
+from tests.keys.answers import answering, make_tls
 from tests.keys.sealing import make_certificate, make_key, private_pem
 from tests.keys.source_contract import CANARY, HOUR_NS, NOW_NS, PEM, TEXTS, StandingClock, check_silent
 
@@ -261,6 +261,11 @@ class TestCertificate:
     )
     def test_other_answers(self, status: int, body: bytes, message: str) -> None:
         with answering(status, body) as url, pytest.raises(KeyRefused, match=message):
+            load_certificate(url, StandingClock())
+
+    def test_a_controller_that_is_not_trusted_is_refused(self, tmp_path: Path) -> None:
+        tls, _ = make_tls(tmp_path)
+        with answering(200, make_certificate(), tls) as url, pytest.raises(KeyRefused, match=r"is not trusted: .*self-signed"):
             load_certificate(url, StandingClock())
 
     def test_no_answer_is_worth_a_retry(self) -> None:

@@ -13,7 +13,7 @@ from journal.errors import KeyRefused, KeyUnavailable
 from ssmd.keys.source import Found, KeySource, open_key_source
 from ssmd.keys.vault import VaultSource
 from ssmd.moments import rfc3339
-from tests.keys.answers import answering
+from tests.keys.answers import answering, make_tls
 from tests.keys.sealing import make_certificate
 from tests.keys.source_contract import CANARY, HOUR_NS, NOW_NS, WANTED, Home, SourceContract, check_silent, shown
 from tests.openbao import Server, make_service_account_token, reviewing_tokens, running
@@ -225,6 +225,13 @@ class TestRefusals:
     def test_other_answers(self, status: int, body: bytes, kind: type[Exception], message: str, tmp_path: Path) -> None:
         with answering(status, body) as url:
             self.refused(tmp_path, message, kind, VAULT_ADDR=url)
+
+    def test_a_certificate_that_is_not_trusted_is_refused(self, tmp_path: Path) -> None:
+        tls, ours = make_tls(tmp_path)
+        with answering(200, b"{}", tls) as url:
+            self.refused(tmp_path, "is not trusted: set VAULT_CACERT", VAULT_ADDR=url)
+            self.refused(tmp_path, "VAULT_CACERT: no such file", VAULT_ADDR=url, VAULT_CACERT=str(tmp_path / "none.pem"))
+            self.refused(tmp_path, "no secrets engine is mounted", VAULT_ADDR=url, VAULT_CACERT=str(ours))
 
     def test_the_machines_own_variables_are_not_looked_at(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / ".vault-token").write_text(CANARY)
