@@ -14,53 +14,24 @@ entry in the stream): without one the epoch is new if the append opens it, else 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from journal import cursor
-from journal.batch import Message, expect_last, expect_lease, expect_subject, message_id, render_batch, render_one
+from journal.batch import Message, expect_last, expect_lease, message_id
 from journal.clock import Clock
 from journal.codec import decode
-from journal.cursor import Bounds, Stored
-from journal.errors import (
-    CallerError,
-    EntryTooLarge,
-    Fenced,
-    IdConflict,
-    JournalFull,
-    JournalRefused,
-    JournalUnavailable,
-    Superseded,
-)
+from journal.conditional import append_if
+from journal.cursor import Stored
+from journal.errors import Fenced, IdConflict, JournalUnavailable
 from journal.index import TRAILS, Found, StreamIndex, Trail, split_id
-from journal.link import ApiError, Link, NoResponders, ReplyLost
+from journal.link import Link
 from journal.protocols import Fence
+from journal.sender import LookAgain, Sender
 from journal.subjects import Stream
 
 # A round follows news from the stream; more in a row than this is a crowd of writers without leases.
 _ROUNDS = 16
-
-STREAM_FULL = frozenset({10023, 10047, 10077})
-_WRONG_LAST = frozenset({10070, 10071})
-_DUPLICATE = 10201
-_TOO_LARGE = 10054
-_INCOMPLETE = 10176
-_SERVER_FAULT = 500
-
-_log = logging.getLogger("journal")
-
-
-class _LookAgain(Exception):
-    """The append may be stored, or what it expected is not so."""
-
-    def __init__(self, *, duplicate: bool = False, lost: ReplyLost | None = None) -> None:
-        self.duplicate = duplicate
-        self.lost = lost
-
-
-def _same(message: Message, stored: Stored) -> bool:
-    return (message.subject, message.id, message.payload) == (stored.subject, message_id(stored.headers), stored.payload)
 
 
 class Appender:
@@ -72,9 +43,7 @@ class Appender:
         self._stream = stream
         self._index = StreamIndex()
         self._turn = asyncio.Lock()
-        self._limit = 0  # of one message, from the stream's configuration
-        self._atomic = True
-        self._batches = 0
+        self._sender = Sender(link, stream)
 
     async def append(self, messages: Sequence[Message], openers: frozenset[bytes], fence: Fence | None) -> list[int]:
         """Sequences of `messages`, one each. `openers`: the epochs that this append opens."""
@@ -88,7 +57,7 @@ class Appender:
                     elif fence:
                         await self._check(fence)
                     return [stored[m.id] for m in messages]
-                except _LookAgain as doubt:
+                except LookAgain as doubt:
                     await self._settle(messages, doubt)
                 except IdConflict:
                     if fence:
@@ -103,7 +72,7 @@ class Appender:
         """
         subject = message.subject.decode()
         async with self._turn:
-            await self._bounds()
+            await self._sender.bounds()
             for _ in range(_ROUNDS):
                 newest = 0
                 async for found in self._scan(1, None, subject):
@@ -113,8 +82,8 @@ class Appender:
                             self._compare(message, m.sequence, m.payload)
                             return m.sequence
                 try:
-                    first = await self._send([message], [expect_lease(subject, newest)])
-                except _LookAgain as doubt:
+                    first = await self._send([message], expect_lease(subject, newest))
+                except LookAgain as doubt:
                     if doubt.lost:
                         await self._clock.sleep(0)
                     continue
@@ -124,43 +93,15 @@ class Appender:
         raise JournalUnavailable(f"{self._stream.name}: the lease {subject} changed hands {_ROUNDS} times running")
 
     async def append_if(self, messages: Sequence[Message], newest: Sequence[int]) -> list[int]:
-        """`Journal.append_if`. Each call stands for itself: it uses no index, waits for no other, and may run beside others."""
-        if not self._limit:
-            await self._bounds()
-        if len(messages) > 1 and not self._atomic:
-            raise JournalRefused(f"stream {self._stream.name} has no atomic batches: set allow_atomic on it")
-        expectations = [expect_subject(n) for n in newest]
-        for _ in range(_ROUNDS):
-            try:
-                first = await self._send(messages, expectations)
-            except _LookAgain as doubt:
-                first = await self._find_conditional(messages, newest, doubt)
-            if first:
-                self._index.unsure = True
-                return [first + n for n in range(len(messages))]
-            await self._clock.sleep(0)  # somebody's batch was under way and came to nothing
-        raise JournalUnavailable(f"{self._stream.name}: refused {_ROUNDS} times running though nothing had changed")
+        """`Journal.append_if`: it uses no index and waits for no turn."""
+        try:
+            return await append_if(self._sender, self._clock, messages, newest)
+        finally:
+            self._index.unsure = True
 
-    async def _find_conditional(self, messages: Sequence[Message], newest: Sequence[int], doubt: _LookAgain) -> int:
-        """Where the messages of a conditional append are, 0 if they are not there and may be sent again."""
-        subject = messages[0].subject.decode()
-        # They follow what was expected, or are not there: whatever else is appended on the subject now comes later.
-        stored = await cursor.fetch(self._link, self._stream.name, seq=newest[0] + 1, next_by_subj=subject)
-        if stored and _same(messages[0], stored):
-            first, rest = stored.sequence, iter(messages[1:])
-            alike = [_same(next(rest), m) async for c in self._scan(first + 1, first + len(messages) - 1) for m in c]
-            if len(alike) == len(messages) - 1 and all(alike):
-                return first
-        for message, sequence in zip(messages, newest, strict=True):
-            subject = message.subject.decode()
-            last = await cursor.fetch(self._link, self._stream.name, last_by_subj=subject)
-            if (last.sequence if last else 0) != sequence:
-                raise Superseded(subject)
-        if doubt.lost:
-            raise doubt.lost
-        if doubt.duplicate:
-            raise IdConflict(f"{self._stream.name} has an entry of this append ({messages[0].id.decode()}, …) where it does not expect it")
-        return 0
+    async def limit(self) -> int:
+        """Bytes of the largest message the stream takes, headers included."""
+        return await self._sender.limit()
 
     # What is there already
 
@@ -168,7 +109,7 @@ class Appender:
         """Have a trail for each epoch among `messages`."""
         index = self._index
         if index.seen < 0:
-            index.seen = (await self._bounds()).last
+            index.seen = (await self._sender.bounds()).last
             index.forget()
         elif index.unsure:
             await self._catch_up()
@@ -207,7 +148,7 @@ class Appender:
     async def _catch_up(self) -> None:
         """Read the ids of what was appended since we looked."""
         index = self._index
-        last = (await self._bounds()).last
+        last = (await self._sender.bounds()).last
         if last < index.seen:  # the server has lost what it had acknowledged; what we know is void
             index.seen = last
             index.forget()
@@ -219,7 +160,7 @@ class Appender:
         index.seen = last
         index.unsure = False
 
-    async def _settle(self, messages: Sequence[Message], doubt: _LookAgain) -> None:
+    async def _settle(self, messages: Sequence[Message], doubt: LookAgain) -> None:
         """Find out what has become of `messages`; return to have them sorted again."""
         index = self._index
         before = index.seen
@@ -299,36 +240,15 @@ class Appender:
             async for chunk in chunks:
                 yield chunk
 
-    async def limit(self) -> int:
-        """Bytes of the largest message the stream takes, headers included."""
-        await self._bounds()
-        return self._least()
-
-    def _least(self) -> int:
-        return min(self._link.max_payload, self._limit) if self._limit > 0 else self._link.max_payload
-
-    async def _bounds(self) -> Bounds:
-        found = await cursor.bounds(self._link, self._stream.name)
-        if found is None:
-            raise CallerError(f"stream {self._stream.name} does not exist; create it with ensure()")
-        self._limit = found.config.get("max_msg_size", -1)
-        if self._atomic and not found.config.get("allow_atomic"):
-            self._atomic = False
-            _log.warning(
-                "stream %s on %s has no atomic batches: its entries are appended one by one, which is slow, and an append that fails may be"
-                " stored in part; set allow_atomic on it", self._stream.name, self._link.where,
-            )  # fmt: skip
-        return found
-
     # Sending
 
     async def _store(self, fresh: list[Message], stored: dict[bytes, int], fence: Fence | None) -> None:
-        """Append `fresh` and add their sequences to `stored`. Raises `_LookAgain`."""
-        for group in [fresh] if self._atomic else [[m] for m in fresh]:
+        """Append `fresh` and add their sequences to `stored`. Raises `LookAgain`."""
+        for group in [fresh] if self._sender.atomic else [[m] for m in fresh]:
             expectation = expect_lease(fence.subject, fence.sequence) if fence else expect_last(self._index.seen)
             try:
-                first = await self._send(group, [expectation])
-            except _LookAgain:
+                first = await self._send(group, expectation)
+            except LookAgain:
                 if fence:
                     await self._check(fence)
                 raise
@@ -336,62 +256,13 @@ class Appender:
             for sequence, message in enumerate(group, first):
                 stored[message.id] = sequence
 
-    async def _send(self, messages: Sequence[Message], expectations: Sequence[bytes]) -> int:
-        """Sequence of the first, all being durable; `expectations` of the first messages. Raises `_LookAgain` and the store's errors."""
-        await self._link.client()
-        limit = self._least()
-        ack, future = self._link.expect()
-        begun = None
+    async def _send(self, messages: Sequence[Message], expectation: bytes) -> int:
         try:
-            if len(messages) == 1:
-                self._link.send(render_one(messages[0], expectations[0], ack, limit))
-            else:
-                inbox, begun = self._link.expect()
-                self._batches += 1
-                # Unique on the server: the inbox is.
-                batch_id = b"%b" % ack.replace(b".", b"-")
-                self._link.send(render_batch(messages, batch_id, expectations, (inbox, ack), limit))
-            await self._link.drain()
-            answer = await self._link.reply(future)
-        except ReplyLost as error:
-            self._index.unsure = True
-            raise _LookAgain(lost=error) from error
-        except ApiError as error:
-            cause = error
-            if begun is not None and begun.done():
-                try:
-                    await self._link.reply(begun)
-                except ApiError as first_error:
-                    cause = first_error
-            if cause.code == _INCOMPLETE:
-                # A message of the batch could not be kept (a full disk), or the batch was given up; a dying disk may have stored a part.
+            return await self._sender.send(messages, [expectation])
+        except LookAgain as doubt:
+            if doubt.lost:
                 self._index.unsure = True
-                raise _LookAgain(lost=ReplyLost(f"{self._stream.name} on {self._link.where}: {cause}; is its disk full?")) from error
-            raise self._refusal(cause) from error
-        except NoResponders as error:
-            await self._bounds()
-            raise JournalUnavailable(f"{self._stream.name} has no leader on {self._link.where} just now") from error
-        finally:
-            future.cancel()
-            if begun is not None:
-                begun.cancel()
-        if answer.get("duplicate"):
-            raise _LookAgain(duplicate=True)
-        return int(answer["seq"]) - len(messages) + 1
-
-    def _refusal(self, error: ApiError) -> Exception:
-        where = f"{self._stream.name} on {self._link.where}"
-        if error.code in _WRONG_LAST:
-            return _LookAgain()
-        if error.code == _DUPLICATE:
-            return _LookAgain(duplicate=True)
-        if error.code in STREAM_FULL:
-            return JournalFull(f"{where} refuses more: {error}; archive and purge, or raise its limit")
-        if error.code == _TOO_LARGE:
-            return EntryTooLarge(f"{where}: {error}")
-        if error.status >= _SERVER_FAULT:
-            return JournalUnavailable(f"{where}: {error}")
-        return JournalRefused(f"{where} refused an append: {error}")
+            raise
 
     async def _check(self, fence: Fence) -> None:
         """Raise `Fenced` unless the lease is still ours."""

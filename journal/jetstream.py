@@ -12,11 +12,12 @@ from journal import cursor, streams
 from journal.batch import Message, distinct_subjects
 from journal.clock import Clock
 from journal.codec import body_kind_name, decode, encode
-from journal.commit import STREAM_FULL, Appender
+from journal.commit import Appender
 from journal.entry import Control, Entry, Record
 from journal.errors import BadSubject, CallerError, JournalFull, JournalRefused, JournalUnavailable, NotFound
 from journal.link import Access, ApiError, Link, NoResponders
 from journal.protocols import MAX_BATCH, Fence, StreamInfo
+from journal.sender import STREAM_FULL
 from journal.streams import DUPLICATE_WINDOW_S, Change
 from journal.subjects import Stream
 

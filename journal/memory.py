@@ -95,6 +95,8 @@ class MemoryJournal:
 
     async def append(self, stream: Stream, entries: Sequence[Entry], fence: Fence | None = None) -> list[int]:
         log, payloads = self._opened(stream, entries)
+        if not entries:
+            return []
         if fence and (newest := log.newest.get(fence.subject, 0)) != fence.sequence:
             successor = log.records[newest - 1].entry if newest else None
             detail = getattr(successor.body, "detail", "") if successor else ""

@@ -495,6 +495,8 @@ class JournalContract(ReaderContract):
                 if n % 4 == 0:
                     await self.pass_window()
                 assert await one.append(stream, entries(10 * n, 10 * n + 2), fence) == [last + 1, last + 2, last + 3]
+                if n == 12:  # its own, after the window
+                    assert await one.append(stream, conditional[-2:], fence) == places[-2:]
                 # Ids are ids, whichever way they were stored. (What a leased writer appends is its own; these are the other's too.)
                 assert await one.append(stream, conditional) == places
             assert len(places) == 24

@@ -122,6 +122,32 @@ def test_one_whose_server_is_killed_is_settled_when_it_is_back(tmp_path: Path) -
     run(body())
 
 
+def test_one_that_is_seen_in_part_is_waited_for(shared_server: NatsServer) -> None:
+    """A batch that is being stored shows its first entries first; single appends stand in for that here."""
+
+    async def body() -> None:
+        writer, journal = await connect_to(shared_server.port), await connect_to(shared_server.port)
+        stream, batch = new_stream(), [on("A", 1), on("B", 1), on("C", 1)]
+        await writer.ensure(stream, FEED)
+        await writer.append_if(stream, batch[:1], [0])
+        waiting = asyncio.create_task(journal.append_if(stream, batch, [0, 0, 0]))
+        await asyncio.sleep(0.02)
+        await writer.append_if(stream, batch[1:2], [0])
+        await asyncio.sleep(0.02)
+        assert not waiting.done()
+        await writer.append_if(stream, batch[2:], [0])
+        assert await waiting == [1, 2, 3]
+        other = [on("D", 1), on("E", 1)]
+        await writer.append_if(stream, other[:1], [0])
+        with pytest.raises(Superseded):  # it never became whole: that was somebody else's entry alone
+            await journal.append_if(stream, other, [0, 0])
+        assert await sequences(journal, stream) == [1, 2, 3, 4]
+        await journal.close()
+        await writer.close()
+
+    run(body())
+
+
 def test_a_stream_without_atomic_batches_takes_single_entries_only(shared_server: NatsServer) -> None:
     async def body() -> None:
         plain = await nats.connect(shared_server.url, token=TOKEN)

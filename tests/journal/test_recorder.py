@@ -101,6 +101,7 @@ class CurrentFactory(JournalFactory):
         super().__init__(env, self.place.recorder())
 
 
+@pytest.mark.filterwarnings("always::DeprecationWarning")  # one case looks at a warning
 class Applications(InMemory):
     expected_factory_topic = get_topic(CurrentFactory)
 
@@ -115,4 +116,12 @@ class TestMemoryExample(Applications, application_cases.ExampleApplicationTestCa
 
 
 class TestServerExample(Applications, OnServer, application_cases.ExampleApplicationTestCase):
+    pass
+
+
+class TestMemoryApplications(Applications, application_cases.ApplicationTestCase):
+    pass
+
+
+class TestServerApplications(Applications, OnServer, application_cases.ApplicationTestCase):
     pass
