@@ -1,8 +1,8 @@
 """The definition of a market, whatever its venue, and the changes of it that are journalled in ``{env}_secmaster``.
 
 A change is an entry with an `Event` of type ``changes`` on ``{env}.secmaster.changes.{symbol}``: its ``data`` is a `Change` in canonical
-JSON, its `raw` the venue's object as it was read ("" for what we derived). The newest entry on a market's subject is what an append expects,
-so that two synchronisations journal each change once.
+JSON, its `raw` the venue's object as it was read (empty for what we derived). The newest entry on a market's subject is what an append
+expects, so that two synchronisations journal each change once.
 """
 
 from __future__ import annotations
