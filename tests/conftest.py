@@ -15,9 +15,7 @@ settings.load_profile("ssmd")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "npm: installs packages of npm; asked for with SSMD_TEST=npm")
-    config.addinivalue_line("markers", "vault: installs OpenBao, 75 MB to fetch; asked for with SSMD_TEST=vault")
-    config.addinivalue_line("markers", "promtool: installs Prometheus' promtool from Debian; asked for with SSMD_TEST=promtool")
+    del config
     if unknown := ASKED - set(SUITES):
         raise pytest.UsageError(f"SSMD_TEST asks for {', '.join(sorted(unknown))}; known: {', '.join(SUITES)}")
 

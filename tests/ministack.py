@@ -2,50 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
 import http.client
 import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 
 import boto3
 
-LOCK = Path(__file__).parent / "servers" / "ministack.lock"
-HOME = Path(sys.prefix) / "tools" / "ministack"
+from tests.tools import environment
+
 CREDENTIALS = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
 _START_S = 30
-
-
-def install() -> Path:
-    """Make the environment if it is not there or not as locked; its ``ministack``. Raises CalledProcessError when that fails."""
-    HOME.parent.mkdir(parents=True, exist_ok=True)
-    stamp, wanted = HOME / ".installed", sha256(LOCK.read_bytes()).hexdigest()
-    with (HOME.parent / "ministack.busy").open("w") as busy:
-        fcntl.flock(busy, fcntl.LOCK_EX)
-        if not (stamp.exists() and stamp.read_text() == wanted):
-            python = HOME / "bin" / "python"
-            subprocess.run([sys.executable, "-m", "venv", "--without-pip", HOME], check=True)
-            uv = Path(sys.prefix) / "bin" / "uv"
-            sync: list[str | Path] = [uv, "pip", "sync", "--quiet", "--python", python, "--require-hashes", LOCK]
-            # As in the Makefile: the second try trusts the machine's own certificates too.
-            if subprocess.run(sync, check=False, capture_output=True).returncode:
-                subprocess.run([*sync, "--system-certs"], check=True)
-            stamp.write_text(wanted)
-    return HOME / "bin" / "ministack"
 
 
 class Server:
     """One ministack process on 127.0.0.1; `kill` and `start` again keep its data."""
 
     def __init__(self, directory: Path) -> None:
-        self._command = install()
+        self._command = environment("ministack") / "ministack"
         self._directory = directory
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import fcntl
 import http.client
 import json
 import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,35 +18,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-LOCK = Path(__file__).parent / "servers" / "openbao.lock"
-HOME = Path(sys.prefix) / "tools" / "openbao"
+from tests.tools import environment
+
 ROOT = "root-token"
 _START_S = 30
-
-
-def install() -> Path:
-    """Make the environment if it is not there or not as locked; its ``bao``. Raises CalledProcessError when that fails."""
-    HOME.parent.mkdir(parents=True, exist_ok=True)
-    stamp, wanted = HOME / ".installed", sha256(LOCK.read_bytes()).hexdigest()
-    with (HOME.parent / "openbao.busy").open("w") as busy:
-        fcntl.flock(busy, fcntl.LOCK_EX)
-        if not (stamp.exists() and stamp.read_text() == wanted):
-            python = HOME / "bin" / "python"
-            subprocess.run([sys.executable, "-m", "venv", "--without-pip", HOME], check=True)
-            uv = Path(sys.prefix) / "bin" / "uv"
-            sync: list[str | Path] = [uv, "pip", "sync", "--quiet", "--python", python, "--require-hashes", LOCK]
-            # As in the Makefile: the second try trusts the machine's own certificates too.
-            if subprocess.run(sync, check=False, capture_output=True).returncode:
-                subprocess.run([*sync, "--system-certs"], check=True)
-            stamp.write_text(wanted)
-    return HOME / "bin" / "bao"
 
 
 class Server:
     """One ``bao server -dev``, in memory, with a key-value engine of version 2 at ``secret/``."""
 
     def __init__(self, directory: Path) -> None:
-        self._command = install()
+        self._command = environment("openbao") / "bao"
         self._directory = directory
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
