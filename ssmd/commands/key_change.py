@@ -130,11 +130,12 @@ def _change(settings: Settings, output: str, name: str, *, kind: Any, given: Map
     settings.project.writable()
     key = declared(settings, name)
     wanted = Wanted(settings.env, name, key.fields, key.variables)
-    check_writable(key.source, wanted)
+    sealing = _sealing(given)
+    check_writable(key.source, wanted, sealing)
     values = _values(key, name, given)
     if not values:
         raise KeyRefused(f"no value was given for key {name}: nothing was changed")
-    done = _write(settings, key, wanted, values, sealing=_sealing(given), kind=kind, given=given, grace_ns=grace_ns)
+    done = _write(settings, key, wanted, values, sealing=sealing, kind=kind, given=given, grace_ns=grace_ns)
     render.one(done, output)
 
 
@@ -320,7 +321,7 @@ def init(ctx: click.Context, *, settings: Settings, output: str, **given: Any) -
     environment = settings.environment
     if any(key.source == "age" for key in environment.keys.values()):
         _identity(settings)
-    place = place_of(settings)
+    place, sealing = place_of(settings), _sealing(given)
 
     def missing() -> list[KeyState]:
         states = examine(environment, Resolver(settings.env, environment.keys, place), place)
@@ -330,10 +331,10 @@ def init(ctx: click.Context, *, settings: Settings, output: str, **given: Any) -
     for state in missing():
         wanted = Wanted(settings.env, state.name, state.key.fields, state.key.variables)
         try:
-            check_writable(state.key.source, wanted)
+            check_writable(state.key.source, wanted, sealing)
             values = _ask(state.key, state.name) if sys.stdin.isatty() else {}
             if values:
-                _write(settings, state.key, wanted, values, sealing=_sealing(given), kind="set", given=given)
+                _write(settings, state.key, wanted, values, sealing=sealing, kind="set", given=given)
                 done.append(state.name)
         except KeyRefused as error:
             problems.append(str(error))

@@ -27,9 +27,13 @@ class Sealing:
     scope: Scope | None = None
 
 
-def check_writable(source: str, wanted: Wanted) -> None:
-    """Raises `KeyRefused` that says where the values of another source are put."""
+def check_writable(source: str, wanted: Wanted, sealing: Sealing | None = None) -> None:
+    """Raises `KeyRefused` that says where the values of another source are put, or, with `sealing`, what it lacks."""
     kind, rest = parse_source(source)
+    if kind == "sealed-secret" and sealing and not sealing.certificate_pem:
+        raise KeyRefused(
+            f"sealing key {wanted.name} needs the cluster's public certificate: --cert FILE or URL (kubeseal --fetch-cert > FILE)"
+        )
     if kind in WRITABLE:
         return
     from ssmd.keys.variables import name_variable
@@ -54,7 +58,7 @@ def store(
 
     Raises `KeyRefused`, `BadFile`.
     """
-    check_writable(source, wanted)
+    check_writable(source, wanted, sealing)
     kind, rest = parse_source(source)
     if kind == "age":
         return _store_age(wanted, place, values, set_ns, previous_until_ns)
@@ -85,8 +89,6 @@ def _seal(
     from ssmd.keys.seal import seal
     from ssmd.keys.sealed import SealedSource, name_sealed
 
-    if not sealing.certificate_pem:
-        raise KeyRefused("sealing needs the cluster's public certificate: --cert FILE or URL (kubeseal --fetch-cert > certificate.pem)")
     path = name_sealed(place.directory, wanted.env, wanted.name)
     before = SealedSource(name, place).sealed(wanted)
     whole = set(values) == set(wanted.fields) and not previous_until_ns
