@@ -72,7 +72,10 @@ class LocalStorage:
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         with self._explained(f"list {prefix}"):
-            found = [ObjectInfo(key, path.stat().st_size) for key, path in self._walk(prefix)]
+            found = []
+            for key, path in self._walk(prefix):
+                with suppress(FileNotFoundError):  # deleted while we look
+                    found.append(ObjectInfo(key, path.stat().st_size))
         return sorted(found)
 
     def folders(self, prefix: str) -> Sequence[str]:
