@@ -18,7 +18,7 @@ from ssmd.metadata.project import MAX_FILE_BYTES, Kind, examine, fields_at, pars
 from ssmd.metadata.spelling import block
 
 Steps = tuple[str, ...]  # keys from the root; an index of a list is its decimal digits
-_STEP = re.compile(r'(?:^|\.)(?:"([^"]+)"|([^."\[\]]+))|\[([0-9]+)\]')
+_STEP = re.compile(r'(?:^|(?<=.)\.)(?:"([^"]+)"|([^."\[\]]+))|\[([0-9]+)\]')
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ class Given:
     @property
     def blame(self) -> dict[str, str]:
         """The options that were given, by dotted path."""
-        named = {".".join(path): self.options.get(".".join(path), f"--set {'.'.join(path)}") for path in self.values}
+        named = {dotted: self.options[dotted] for path in self.values if (dotted := ".".join(path)) in self.options}
         # A mapping's option stands for each of its keys.
         return named | {p: o for p, o in self.options.items() if any(".".join(path).startswith(f"{p}.") for path in self.values)}
 
@@ -116,9 +116,10 @@ def _option(steps: Steps, path: Steps, kind: Any, info: Any, *, required: bool) 
 
     def keep(ctx: click.Context, _param: click.Parameter, value: Any) -> None:
         given: Given = ctx.meta.setdefault(_META, Given())
-        given.options[dotted] = name
+        given.options.setdefault(dotted, name)
         if value is None or value == ():
             return
+        given.options[dotted] = name
         if get_origin(kind) is dict:
             given.values.update({(*steps, k): v for k, v in value})
         else:
@@ -185,7 +186,9 @@ def _set(ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -
         path, equals, value = _split(text)
         if not equals:
             raise click.UsageError("--set: write PATH=YAML")
-        given.values[_steps("--set", path)] = _yaml(value)
+        steps = _steps("--set", path)
+        given.values[steps] = _yaml(value)
+        given.options[".".join(steps)] = f"--set {path}"
 
 
 def _split(text: str) -> tuple[str, str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import date, time
+from functools import cache
 from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Annotated, Any
@@ -57,11 +58,16 @@ def _field(text: str) -> str:
     return text
 
 
+@cache
+def _timezones() -> frozenset[str]:
+    return frozenset(available_timezones())  # reads a directory of hundreds of files
+
+
 def _timezone(text: str) -> str:
-    if text not in available_timezones():
+    if text not in _timezones():
         from difflib import get_close_matches
 
-        near = ", ".join(get_close_matches(text, available_timezones(), n=3, cutoff=0.5))
+        near = ", ".join(get_close_matches(text, _timezones(), n=3, cutoff=0.5))
         raise ValueError(f"unknown timezone; {f'nearest: {near}' if near else 'write an IANA name such as America/New_York'}")
     return text
 

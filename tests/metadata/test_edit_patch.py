@@ -15,8 +15,10 @@ from journal.errors import CallerError
 from ssmd.metadata.patch import plain, rewrite, same
 
 TEXTS = st.sampled_from(
-    ["a", "two words", "2", "1.10", "09:30", "yes", "null", "", " lead", "trail ", "a: b", "a #b", "#", "ünï", "it's", 'say "x"', "x\ny", "\t",
-     "\x85\u2028\x07", "😀", "$key:a.b", "nats://a:1,nats://b:2", "wss://x/y?z=1", "- a", "[a", "{", "*x", "&x", "!x", "%x", "@x", "`x", "|", ">",
+    ["a", "two words", "2", "1.10", "09:30", "yes", "null", "", " lead", "trail ",
+     "a: b", "a #b", "#", "ünï", "it's", 'say "x"', "x\ny", "\t",
+     "\x85\u2028\x07", "😀", "$key:a.b", "nats://a:1,nats://b:2", "wss://x/y?z=1", "- a",
+     "[a", "{", "*x", "&x", "!x", "%x", "@x", "`x", "|", ">",
      "a,b", "a:", ":a", "?", "~", "0x1f", "1e5", ".5", "2026-01-01", "KXBTC*", "C:\\x", "a  b", "1_000", "on", "=", "<<"]
 )  # fmt: skip
 KEYS = st.sampled_from(["a", "bc", "KX-1.5", "0", "two words", "yes", "ä", "x/y", "n", "~", "q'", "d:e"])
@@ -79,24 +81,25 @@ class Writer:
         inside = [
             f"{self._scalar(k, flow=True)}: {self._flow(v, column)}" for k, v in (value.items() if isinstance(value, dict) else [])
         ] or [self._flow(v, column) for v in value]
-        comma = self._draw(st.sampled_from([", ", ",", " , ", f", # in {next(self._numbers)}\n{' ' * (column + 6)}"]))
+        comma: str = self._draw(st.sampled_from([", ", ",", " , ", f", # in {next(self._numbers)}\n{' ' * (column + 6)}"]))
         start, end = "{}" if isinstance(value, dict) else "[]"
-        return start + comma.join(inside) + (self._draw(st.sampled_from(["", ",", " "])) if inside else "") + end
+        last: str = self._draw(st.sampled_from(["", ",", " "])) if inside else ""
+        return start + comma.join(inside) + last + end
 
     def _scalar(self, value: Any, *, flow: bool) -> str:
         from ssmd.metadata.spelling import inline
 
         quote = self._draw(st.sampled_from([None, '"', "'"]))
-        return inline(value, quote=quote, flow=flow)
+        return str(inline(value, quote=quote, flow=flow))
 
     def _is_block(self, value: Any) -> bool:
         return bool(value) and isinstance(value, dict | list) and self._draw(st.integers(0, 3)) > 0
 
     def _comment(self) -> str:
-        return self._draw(st.sampled_from(["", "", f"  # end {next(self._numbers)}", " #"]))
+        return str(self._draw(st.sampled_from(["", "", f"  # end {next(self._numbers)}", " #"])))
 
     def _gap(self) -> str:
-        return self._draw(st.sampled_from([" ", " ", "   "]))
+        return str(self._draw(st.sampled_from([" ", " ", "   "])))
 
 
 @st.composite
@@ -120,7 +123,7 @@ def at(tree: Any, path: tuple[Any, ...]) -> Any:
 
 def change(draw: Any, tree: dict[str, Any]) -> tuple[Any, ...]:
     """Make one change; the path of what may look different after it."""
-    path = draw(st.sampled_from(places(tree)))
+    path: tuple[Any, ...] = draw(st.sampled_from(places(tree)))
     value = at(tree, path)
     what = draw(st.sampled_from(["set", "add", "delete"]))
     if what == "add" and isinstance(value, dict | list):
@@ -138,6 +141,9 @@ def change(draw: Any, tree: dict[str, Any]) -> tuple[Any, ...]:
         return (None,)
     parent = at(tree, path[:-1])
     if what == "delete" and (len(parent) > 1 or len(path) > 1):
+        if isinstance(parent, list):  # of equals the last goes
+            while path[-1] + 1 < len(parent) and same(parent[path[-1]], parent[path[-1] + 1]):
+                path = (*path[:-1], path[-1] + 1)
         del parent[path[-1]]
         alone = not parent or (isinstance(parent, dict) and len(path) > 1 and isinstance(path[-2], int))
         return path[:-1] if alone else path
