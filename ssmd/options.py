@@ -65,7 +65,9 @@ def name_environment(ctx: click.Context, _param: click.Parameter, value: str | N
 
 
 # Before `configured`: the environment as a first argument, instead of --env.
-environment_argument = click.argument("named", metavar="ENV", type=ENVIRONMENT, required=False, expose_value=False, callback=name_environment)
+environment_argument = click.argument(
+    "named", metavar="ENV", type=ENVIRONMENT, required=False, expose_value=False, callback=name_environment
+)
 
 
 def examples(*lines: str) -> str:

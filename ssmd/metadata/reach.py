@@ -15,7 +15,7 @@ from pathlib import Path
 from journal.clock import Clock
 from journal.errors import SsmdError, VenueRefused, VenueUnavailable
 from ssmd.metadata.problem import Problem
-from ssmd.settings import Settings, shown
+from ssmd.settings import Settings
 
 TIMEOUT_S = 5.0
 
@@ -95,24 +95,22 @@ def _storage(settings: Settings, clock: Clock) -> str:
 
 
 def _cache(settings: Settings, clock: Clock) -> str:
-    from journal.cache import open_cache
+    from ssmd.wiring import open_cache
 
     del clock
     spec = settings.environment.cache
     if spec.type != "redis":
         return {"memory": "in this process", "none": "none is wanted"}[spec.type]
-    url = settings.resolver.value(spec.url or "").reveal()
-    password = settings.resolver.value(spec.password).reveal() if spec.password else None
 
     async def ping() -> None:
-        cache = open_cache(spec.type, url, password)
+        cache = open_cache(settings)
         try:
             await cache.ping()
         finally:
             await cache.close()
 
     asyncio.run(ping())
-    return f"{shown(url)} answers"
+    return f"{spec.url} answers"  # without a secret in it: the model sees to that, or it is a reference
 
 
 def _venue(settings: Settings, clock: Clock) -> str:
