@@ -5,6 +5,7 @@ Credentials and region are boto3's own business (environment, profile, role). Re
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -55,7 +56,7 @@ class S3Storage:
             )
         except (BotoCoreError, ValueError) as error:
             raise StorageError(
-                f"cannot open s3://{bucket}: {error}; set AWS_DEFAULT_REGION and credentials, or ?region= in the URL"
+                f"cannot open s3://{bucket}: {_words(error)}; set AWS_DEFAULT_REGION and credentials, or ?region= in the URL"
             ) from error
 
     @classmethod
@@ -198,7 +199,12 @@ class S3Storage:
             yield
         except (BotoCoreError, ClientError) as error:
             why = _WHY.get(_code(error) if isinstance(error, ClientError) else "", "check the server, the network and the credentials")
-            raise StorageError(f"cannot {action} in s3://{self._bucket}/{self._prefix}: {error}; {why}") from error
+            raise StorageError(f"cannot {action} in s3://{self._bucket}/{self._prefix}: {_words(error)}; {why}") from error
+
+
+def _words(error: Exception) -> str:
+    """What the library says, without the user of an URL in it."""
+    return re.sub(r"//[^/@\s]*@", "//", str(error))
 
 
 def _code(error: ClientError) -> str:

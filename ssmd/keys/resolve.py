@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 # Outcomes wait for the journal; a process resolves each of its keys once a start, so this many means a loop.
 MAX_OUTCOMES = 1_000
 
+# Shorter values are parts of ordinary words.
+_LEAST_REDACTED = 6
+
 Result = Literal["resolved", "missing", "refused", "unavailable"]
 
 
@@ -73,6 +76,14 @@ class Resolver:
         if field not in found:
             self.values(name)
         return found[field]
+
+    def redact(self, text: str) -> str:
+        """`text` with values fetched so far as ``***``: for words of libraries and servers, which repeat what they were given."""
+        for found in list(self._found.values()):
+            for secret in (*found.values.values(), *found.previous.values()):
+                if len(value := secret.reveal()) >= _LEAST_REDACTED:
+                    text = text.replace(value, "***")
+        return text
 
     def _note(self, name: str, result: Result) -> None:
         if len(self.outcomes) < MAX_OUTCOMES:

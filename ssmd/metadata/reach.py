@@ -11,9 +11,10 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from journal.clock import Clock
-from journal.errors import SsmdError, VenueRefused, VenueUnavailable
+from journal.errors import CallerError, SsmdError, VenueRefused, VenueUnavailable
 from ssmd.metadata.problem import Problem
 from ssmd.settings import Settings
 
@@ -42,9 +43,10 @@ def _start(probe: Callable[[Settings, Clock], str], settings: Settings, clock: C
         try:
             answer.put((True, probe(settings, clock)))
         except SsmdError as error:
-            answer.put((False, str(error)))
+            answer.put((False, settings.resolver.redact(str(error))))
         except Exception as error:  # noqa: BLE001  (a thread of its own: nobody else would say it)
-            answer.put((False, f"{type(error).__name__}: {error}"))
+            # Without its words: they may be a resolved reference.
+            answer.put((False, f"could not be asked ({type(error).__name__}): is what the environment says of it right?"))
 
     # A daemon: one that hangs does not keep the process.
     threading.Thread(target=run, name=f"reach {probe.__name__}", daemon=True).start()
@@ -127,17 +129,27 @@ def _venue(settings: Settings, clock: Clock) -> str:
         return f"the adapter of {feed.venue} is not built yet; not tried"
     said = settings.environment.venue.rest or (version.rest if version else None)
     url = settings.resolver.value(said).reveal() if said else VENUES[feed.venue].rest_url
-    return _PROBES[feed.venue](url.rstrip("/"))
+    if not _is_url(url):
+        raise CallerError(f"{said or 'venue.rest'} is no URL: write https://HOST/PATH")
+    # A URL that came from a key is shown as the reference it is.
+    return _PROBES[feed.venue](url.rstrip("/"), said or url)
 
 
-def _kalshi(url: str) -> str:
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _kalshi(url: str, where: str) -> str:
     from http.client import HTTPException
 
     from exchanges.kalshi.rest import error_text, fetch, parse_status
 
-    where = f"{url}/exchange/status"
     try:
-        status, body = fetch(where)
+        status, body = fetch(f"{url}/exchange/status")
     except (OSError, HTTPException) as error:
         raise VenueUnavailable(
             f"{where} does not answer: {getattr(error, 'reason', None) or error}; check venue.rest, or the feed's"
@@ -145,8 +157,8 @@ def _kalshi(url: str) -> str:
     if status != 200:
         raise VenueRefused(f"{where} answered HTTP {status} {error_text(body)}".rstrip() + "; check venue.rest, or the feed's")
     trading = parse_status(body).trading_active
-    return f"{url} answers; trading is {'' if trading else 'not '}active"
+    return f"{where} answers; trading is {'' if trading else 'not '}active"
 
 
 # One question to each venue that is built.
-_PROBES: dict[str, Callable[[str], str]] = {"kalshi": _kalshi}
+_PROBES: dict[str, Callable[[str, str], str]] = {"kalshi": _kalshi}

@@ -363,3 +363,28 @@ def test_scripts(ssmd: Ssmd, shell: str, words: str) -> None:
     assert words in ran.out
     assert f"_SSMD_COMPLETE={shell}_complete" in ran.out
     assert ssmd("completion", "tcsh").code == 2
+
+
+def test_an_url_that_came_from_a_key_is_not_shown(ssmd: Ssmd, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = f"127.0.0.1:{free_port()}"
+    for url in (f"http://{CANARY}@{gone}", f"nonsense://{CANARY}@{gone}", f"http://{gone}/{CANARY}", f"http://127.0.0.1:{CANARY}"):
+        for name in ("BUS_URL", "CACHE_URL", "STORE_URL", "KALSHI_URL"):
+            monkeypatch.setenv(f"SSMD_{name}", url)
+        (project.root / "exchanges/environments/desk.yaml").write_text(
+            """name: desk
+feed: kalshi
+keys:
+  kalshi: {type: api_key, fields: [key_id, private_key, url]}
+  bus: {type: transport, fields: [token, url]}
+  store: {type: storage, fields: [access_key_id, secret_access_key, url]}
+  cache: {type: database, fields: [password, url]}
+venue: {type: live, key: kalshi, rest: $key:kalshi.url}
+journal: {type: jetstream, url: $key:bus.url}
+storage: {type: s3, bucket: market-data, region: us-east-1, endpoint: $key:store.url}
+cache: {type: redis, url: $key:cache.url}
+"""
+        )
+        ran = ssmd("validate", "desk", "--check-reachable", "--check-keys")
+        assert ran.code == 1
+        assert ran.out.count("error: ") >= 4
+        assert CANARY not in ran.out + ran.err
