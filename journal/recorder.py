@@ -22,8 +22,8 @@ whose reply is lost is repeated until it is settled, within `timeout_s`; a nonce
 the same events. A process's events and its tracking record are one batch.
 
 Errors are the library's, caused by (``__cause__``) ours: `IntegrityError` somebody else was first, `OperationalError` no answer within
-`timeout_s` or the journal is full (whether the events are stored is then not known), `DataError` what is stored, or is to be, is not an
-event, `InternalError` the stream is damaged, `ProgrammingError` a wrong call.
+`timeout_s` (whether the events are stored is then not known), or the journal is full or refuses, `DataError` what is stored, or is to be, is
+not an event, `InternalError` the stream is damaged, `ProgrammingError` a wrong call.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ from journal.errors import (
 )
 from journal.fact import Insert, event_entry, stored_event, tracking_entry
 from journal.protocols import MAX_BATCH, Journal
-from journal.subjects import Stream, escape
+from journal.subjects import VERSIONED, Stream, escape
 
 TIMEOUT_S = 30.0  # a cluster elects a leader in 5 to 7 s, an embedded server starts again in less
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.05, 1.0
@@ -122,6 +122,8 @@ class JournalRecorder(ProcessRecorder):
 
         Raises `IntegrityError` when one of them is there already or the tracking is not above what is recorded.
         """
+        if kind not in VERSIONED:
+            raise ProgrammingError(f"no kind {kind!r}: events or snapshots")
         if unknown:
             raise ProgrammingError(f"insert_events knows tracking, who, why, causation and correlation, not {', '.join(unknown)}")
         return self._call(self._insert, list(stored_events), tracking, Event(kind, b"", who, why, causation, correlation))

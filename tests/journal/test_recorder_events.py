@@ -96,6 +96,8 @@ def test_an_event_is_an_entry_that_says_who_when_and_why(memory: Backend) -> Non
 def test_a_word_it_does_not_know_is_refused(memory: Backend) -> None:
     with pytest.raises(ProgrammingError, match="not whom"):
         memory.recorder().insert_events([event("a", 1)], whom="ana")
+    with pytest.raises(ProgrammingError, match="no kind 'tracking'"):
+        memory.recorder().insert_events([event("a", 1)], kind="tracking")
 
 
 names = st.one_of(st.uuids(), st.uuids().map(str), st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40))
