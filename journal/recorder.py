@@ -22,8 +22,8 @@ whose reply is lost is repeated until it is settled, within `timeout_s`; a nonce
 the same events. A process's events and its tracking record are one batch.
 
 Errors are the library's, caused by (``__cause__``) ours: `IntegrityError` somebody else was first, `OperationalError` no answer within
-`timeout_s` (whether the events are stored is then not known), or the journal is full or refuses, `DataError` what is stored, or is to be, is
-not an event, `InternalError` the stream is damaged, `ProgrammingError` a wrong call.
+`timeout_s` (whether the events are stored is then not known), or the journal is full or refuses, `DataError` what is or would be stored is
+no event, `InternalError` the stream is damaged, `ProgrammingError` a wrong call.
 """
 
 from __future__ import annotations
