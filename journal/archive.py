@@ -19,7 +19,7 @@ from journal.codec import body_kind_name
 from journal.entry import Record
 from journal.errors import BadObject, CallerError, HoleInStream, NotFound
 from journal.manifest import Manifest, ObjectRef, SegmentRef, date_name
-from journal.protocols import MAX_BATCH, Journal, Storage, StreamInfo
+from journal.protocols import MAX_BATCH, Keeper, Storage, StreamInfo
 from journal.segment import Segment, cut, read_raw
 from journal.subjects import Stream, matches
 
@@ -334,12 +334,15 @@ def _manifest(storage: Storage, folder: str) -> Manifest | None:
     return manifests.decode(data, key)
 
 
-async def rebuild(reader: ArchiveReader, journal: Journal, stream: Stream, feed: str = "") -> int:
+async def rebuild(reader: ArchiveReader, journal: Keeper, stream: Stream, feed: str = "") -> int:
     """Append the archived entries to a journal, in order; how many. Idempotent, so it may be run again after a failure.
 
-    Entries are stored byte for byte as they were; their sequences are the old ones when the archive begins at 1.
+    Entries are stored byte for byte as they were, with their old sequences where the journal has nothing of the stream yet.
     """
     await journal.ensure(stream, feed)
+    archived, present = await reader.info(stream), await journal.info(stream)
+    if archived and present and present.last < present.first:
+        await journal.purge(stream, archived.first)  # the days before were torn down
     total = 0
     async for records in reader.read(stream):
         for at in range(0, len(records), MAX_BATCH):

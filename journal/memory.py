@@ -9,13 +9,17 @@ from dataclasses import dataclass, field
 
 from journal.batch import distinct_subjects, subject_of
 from journal.codec import encode
-from journal.entry import Entry, Record
+from journal.entry import Entry, Event, Record
 from journal.errors import CallerError, EntryTooLarge, Fenced, HoleInStream, IdConflict, NotFound, Superseded
 from journal.protocols import MAX_BATCH, Fence, ObjectInfo, StreamInfo
 from journal.streams import Change
 from journal.subjects import Stream, check_key, matches
 
 READ_CHUNK = 512
+
+
+# In place of sequences that a stream went past without an entry.
+_NEVER = Record(0, Entry(Event(""), "", "", b"", 0, 0, 0, 0, 0))
 
 
 @dataclass
@@ -41,11 +45,14 @@ class _Log:
         return sequence
 
     def forget(self, first: int) -> None:
-        """Purge what is before `first`."""
-        first = min(first, len(self.records) + 1)
-        for at in range(self.first - 1, first - 1):
-            _, payload = self.ids.pop(self.records[at].entry.id)
-            self.size -= len(payload)
+        """Purge what is before `first`; an emptied stream goes on there."""
+        for sequence, entry in self.records[self.first - 1 : first - 1]:
+            if sequence:
+                self.size -= len(self.ids.pop(entry.id)[1])
+        missing = first - 1 - len(self.records)
+        self.records += [_NEVER] * missing
+        self.subjects += [""] * missing
+        self.newest = {subject: sequence for subject, sequence in self.newest.items() if sequence >= first}
         self.first = max(self.first, first)
 
 

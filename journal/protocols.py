@@ -121,7 +121,10 @@ class Keeper(Journal, Protocol):
         ...
 
     async def purge(self, stream: Stream, first: int) -> None:
-        """Delete the entries before `first`, for good; sequences stay what they are. Readers that are not there yet meet `HoleInStream`."""
+        """Delete the entries before `first`, for good; sequences stay what they are, and an emptied stream goes on at `first`.
+
+        Readers that are not there yet meet `HoleInStream`.
+        """
         ...
 
     async def followers(self, stream: Stream) -> int:

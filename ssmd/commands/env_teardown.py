@@ -45,6 +45,8 @@ async def _teardown(settings: Settings, output: str, date: str | None, *, dry_ru
     from ssmd.moments import parse_date
     from ssmd.wiring import day_rule, open_cache, open_journal, open_objects
 
+    if "env" not in settings.origins:
+        raise click.UsageError(f"name the environment, although there is only one: ssmd env teardown {settings.env}")
     teardown.allow(settings)
     clock, output = WallClock(), output or ("table" if sys.stdout.isatty() else "json")
     day = parse_date(date, day_rule(settings), clock.wall_ns()) if date else None

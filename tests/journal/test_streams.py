@@ -192,6 +192,24 @@ def test_purging_everything_goes_on_behind_it(kind: str, server: NatsServer) -> 
     asyncio.run(check())
 
 
+def test_an_empty_stream_can_begin_anywhere(kind: str, server: NatsServer) -> None:
+    async def check() -> None:
+        stream = new_stream()
+        async with keeper(kind, server) as journal:
+            await journal.ensure(stream, FEED)
+            await journal.purge(stream, 152)
+            info = await journal.info(stream)
+            assert info is not None
+            assert (info.first, info.last) == (152, 151)
+            assert await journal.append(stream, [opener(), *entries(1, 3)]) == [152, 153, 154, 155]
+            assert await sequences(journal, stream, start=152) == [152, 153, 154, 155]
+            assert await journal.seek(stream, 2_000) == 155
+            with pytest.raises(HoleInStream):
+                await read_all(journal, stream)
+
+    asyncio.run(check())
+
+
 def test_followers_are_counted_while_they_wait(kind: str, server: NatsServer) -> None:
     async def check() -> None:
         stream = new_stream()

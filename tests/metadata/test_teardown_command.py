@@ -124,6 +124,15 @@ def test_protected(ssmd: Ssmd, tmp_path: Path) -> None:
     assert state(ssmd, tmp_path, "kalshi") == mine
 
 
+def test_an_environment_that_nobody_named(ssmd: Ssmd, tmp_path: Path) -> None:
+    fill(tmp_path, "kalshi")
+    (tmp_path / "exchanges/environments/kalshi-dev.yaml").unlink()
+    ran = ssmd("env", "teardown", "--yes")
+    assert ran.code == 2
+    assert "name the environment" in ran.err
+    assert state(ssmd, tmp_path, "kalshi")[1]
+
+
 def test_nothing_was_ever_recorded(ssmd: Ssmd, tmp_path: Path) -> None:
     ran = ssmd("env", "teardown", "kalshi", "--yes")
     assert ran.code == 0, ran.err
