@@ -51,14 +51,19 @@ def name_of(data: bytes) -> str:
 
 
 def document(settings: Settings, day: int) -> dict[str, Any]:
-    """What `settings` come to on `day`. Raises `NotFound`, `BadFile` for a feed or schema that is not there."""
-    project, environment = settings.project, settings.environment
-    feed, schema = project.feeds.read(environment.feed), project.schemas.read(environment.schema_)
-    date = to_date(day)
-    version, schema_version = feed.version(date), schema.version(date)
-    paths = [project.environments.path(settings.env), project.feeds.path(feed.name), project.schemas.path(schema.name)]
-    if schema_version:
-        paths.append(project.schemas.directory / (schema_version.file or schema.file))
+    """What `settings` come to on `day`. Raises `NotFound` for a feed that is not there, `BadFile`."""
+    project, environment, date = settings.project, settings.environment, to_date(day)
+    paths = [project.environments.path(settings.env)]
+    feed = project.feeds.read(environment.feed)
+    version = feed.version(date)
+    paths.append(project.feeds.path(feed.name))
+    schema_version = None
+    if environment.schema_ in project.schemas.names():  # a capture goes on without its description; `ssmd validate` tells
+        schema = project.schemas.read(environment.schema_)
+        schema_version = schema.version(date)
+        paths.append(project.schemas.path(schema.name))
+        if schema_version:
+            paths.append(project.schemas.directory / (schema_version.file or schema.file))
     plain = environment.model_dump(mode="json", by_alias=True, exclude_none=True)
     if len(plain["symbols"]) > _SYMBOLS:
         plain["symbols"] = len(plain["symbols"])
@@ -67,7 +72,7 @@ def document(settings: Settings, day: int) -> dict[str, Any]:
         "environment": plain,
         "said": {name: value for name, value in said.items() if value},  # by flag or variable, instead of the file
         "feed": {"name": feed.name, "version": _plain(version)},
-        "schema": {"name": schema.name, "version": _plain(schema_version)},
+        "schema": {"name": environment.schema_, "version": _plain(schema_version)},
         "files": {project.shown(path): _hash(path) for path in paths},
         "git": None if project.packaged else _git(project.root, project.exchanges),
         "software": {"ssmd": software(), **{name: found for name in LIBRARIES if (found := installed(name))}},

@@ -75,6 +75,13 @@ def test_it_says_what_was_in_force_and_of_which_files(root: Path) -> None:
     assert document(read(root), 20200101)["feed"]["version"] is None, "before the first version"
 
 
+def test_a_schema_that_is_not_there_stops_nothing(root: Path) -> None:
+    write(root, "kalshi", "schema: nothing\n")
+    found = document(read(root), 20261122)
+    assert found["schema"] == {"name": "nothing", "version": None}
+    assert list(found["files"]) == ["exchanges/environments/kalshi.yaml", "exchanges/feeds/kalshi.yaml"]
+
+
 def test_the_commit_and_whether_files_differ_from_it(root: Path) -> None:
     git(root, "init")
     assert document(read(root), 20260810)["git"] is None, "no commit yet"
