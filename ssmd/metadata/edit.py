@@ -7,10 +7,13 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from difflib import unified_diff
 from pathlib import Path
 from typing import Any
+
+from ruamel.yaml.error import YAMLError
 
 from journal.errors import BadFile, CallerError
 from ssmd.metadata.patch import plain, rewrite
@@ -77,12 +80,18 @@ def update(kind: Kind[Any], name: str, change: Callable[[dict[str, Any]], None],
         before = kind.existing(name).read_bytes()
     except OSError as error:
         raise BadFile([f"{shown}: cannot be read: {error.strerror}"]) from None
-    parse(before, shown)  # says line and place of what is no YAML
-    text = before.decode()
-    tree = plain(text)
-    change(tree)
     try:
-        after = rewrite(text, tree)
+        text = before.decode()
+        old = plain(text)
+    except (YAMLError, ValueError, RecursionError):
+        old = None
+    if not isinstance(old, dict):
+        parse(before, shown)  # says line and place of what is no YAML
+        raise BadFile([f"{shown}: must be a mapping of keys to values"])
+    new = deepcopy(old)
+    change(new)
+    try:
+        after = rewrite(text, old, new)
     except CallerError as error:
         raise BadFile([f"{shown}: {error}"]) from None
     return _validated(kind, name, before, after.encode(), blame)

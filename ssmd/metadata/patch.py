@@ -37,8 +37,8 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def rewrite(text: str, tree: dict[str, Any]) -> str:
-    """`text` changed to say `tree`. New keys stand after the one they follow in `tree`; the others stay where they are.
+def rewrite(text: str, old: dict[str, Any], tree: dict[str, Any]) -> str:
+    """`text`, which says `old`, changed to say `tree`. New keys stand after the one they follow in `tree`; the others stay where they are.
 
     Raises `CallerError` for what cannot be changed in place: aliases, mixed line ends, keys in another order.
     """
@@ -46,7 +46,6 @@ def rewrite(text: str, tree: dict[str, Any]) -> str:
     unix = text.replace("\r\n", "\n")
     if crlf and unix.replace("\n", "\r\n") != text:
         raise CallerError("has two kinds of line ends: make them one first")
-    old = plain(unix)
     if same(old, tree):
         return text
     if "*" in unix and any(isinstance(token, AliasToken) for token in YAML(typ="safe", pure=True).scan(unix)):
