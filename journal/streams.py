@@ -12,11 +12,6 @@ from typing import Any, NamedTuple
 from journal.subjects import Stream
 
 DUPLICATE_WINDOW_S = 120  # longer ones cost the server memory even with file storage
-# Of an existing stream; none of them can be changed (server errors 10052).
-_FIXED = {
-    "storage": "JetStream never changes it",
-    "retention": "JetStream never changes it to this",
-}
 _MAKE_ANEW = "archive the environment, tear it down and apply it again"
 
 
@@ -60,7 +55,7 @@ def plan(wanted: Mapping[str, Any], present: Mapping[str, Any], stored_bytes: in
     for setting, value in wanted.items():
         now = present.get(setting, _ABSENT.get(setting))
         if now != value:
-            found.append(Change(setting, now, value, _refusal(setting, value, stored_bytes)))
+            found.append(Change(setting, now, value, _refusal(setting, now, value, stored_bytes)))
     return sorted(found)
 
 
@@ -68,9 +63,9 @@ def plan(wanted: Mapping[str, Any], present: Mapping[str, Any], stored_bytes: in
 _ABSENT: dict[str, Any] = {"allow_direct": False, "allow_atomic": False, "max_age": 0, "subjects": []}
 
 
-def _refusal(setting: str, value: Any, stored_bytes: int) -> str:
-    if setting in _FIXED:
-        return f"{_FIXED[setting]}: {_MAKE_ANEW}"
+def _refusal(setting: str, now: Any, value: Any, stored_bytes: int) -> str:
+    if setting == "storage" or (setting == "retention" and now == "workqueue"):  # server error 10052
+        return f"JetStream never changes it: {_MAKE_ANEW}"
     if setting == "max_bytes" and 0 <= value < stored_bytes:
         return f"{stored_bytes} bytes are stored: ask for more than that"
     return ""

@@ -13,6 +13,7 @@ from journal import streams
 from journal.clock import WallClock
 from journal.errors import HoleInStream, JournalRefused, NotFound
 from journal.jetstream import JetStreamJournal
+from journal.link import ApiError
 from journal.memory import MemoryJournal
 from journal.protocols import Keeper
 from journal.subjects import Stream
@@ -99,13 +100,31 @@ def test_what_cannot_be_changed_is_refused_by_name(server: NatsServer) -> None:
         stream = new_stream()
         async with connected(server) as journal:
             config = streams.wanted(stream, FEED, replicas=1, max_bytes=MIB)
-            await journal._link.api(f"STREAM.CREATE.{stream.name}", {**config, "storage": "memory", "retention": "interest"})
+            await journal._link.api(f"STREAM.CREATE.{stream.name}", {**config, "storage": "memory", "retention": "workqueue"})
             changes = await journal.changes(stream, FEED)
             assert changes is not None
             assert {c.setting: bool(c.refused) for c in changes} == {"storage": True, "retention": True}
-            with pytest.raises(JournalRefused, match=r"retention is interest, not limits: .*; storage is memory, not file"):
+            with pytest.raises(JournalRefused, match=r"retention is workqueue, not limits: .*; storage is memory, not file"):
                 await journal.update(stream, FEED)
             assert await journal.changes(stream, FEED) == changes
+            # As it says, so it is.
+            present = (await journal._link.api(f"STREAM.INFO.{stream.name}"))["config"]
+            for change in changes:
+                with pytest.raises(ApiError, match="10052"):
+                    await journal._link.api(f"STREAM.UPDATE.{stream.name}", streams.merged(present, [change]))
+
+    asyncio.run(check())
+
+
+def test_a_stream_that_forgets_what_nobody_waits_for_becomes_one_that_keeps(server: NatsServer) -> None:
+    async def check() -> None:
+        stream = new_stream()
+        async with connected(server) as journal:
+            config = streams.wanted(stream, FEED, replicas=1, max_bytes=MIB)
+            await journal._link.api(f"STREAM.CREATE.{stream.name}", {**config, "retention": "interest", "discard": "old"})
+            await journal.update(stream, FEED)
+            await journal.append(stream, [opener(), *entries(1, 3)])
+            assert await sequences(journal, stream) == [1, 2, 3, 4]
 
     asyncio.run(check())
 
