@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,8 +100,11 @@ class Pending:
             lines = "".join(f"  - {msgspec.json.encode(change).decode()}\n" for change in changes)  # YAML 1.2 reads JSON
             write_whole(path, f"{_HEAD}events:\n{lines}".encode(), mode=0o644)
         elif path.exists():
-            path.unlink()
-            fsync_directory(self._directory)
+            try:
+                path.unlink()
+                fsync_directory(self._directory)
+            except OSError as error:
+                raise KeyRefused(f"{path} cannot be removed: {error.strerror}") from error
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -114,9 +117,7 @@ class Pending:
             os.close(fd)
 
 
-async def append_pending(
-    journal: Journal, clock: Clock, project: Project, env: str, *, days: DayRule | None = None, told: Callable[[int], object] | None = None
-) -> int:
+async def append_pending(journal: Journal, clock: Clock, project: Project, env: str, *, days: DayRule | None = None) -> int:
     """Journal what waits, each change exactly once; how many waited. Raises `KeyRefused`, `BadFile`, `StoreError`."""
     pending = Pending(project.environments.directory, env)
     changes = pending.waiting()
@@ -125,7 +126,6 @@ async def append_pending(
     from ssmd.keys.history import record
 
     await record(journal, clock, env, changes, days=days)
-    pending.drop(changes)
-    if told:
-        told(len(changes))
+    with suppress(KeyRefused):  # a project that is mounted read-only: they are found to be journalled every time
+        pending.drop(changes)
     return len(changes)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from ssmd.keys.pending import Pending
 from ssmd.keys.seal import read_sealed, unseal
 from ssmd.metadata.project import packaged
 from tests.cli import schema
@@ -277,6 +280,38 @@ def test_commands_at_once_are_all_journalled(desk: Path, tmp_path: Path, ssmd: S
         assert process.returncode == 0, err
     assert {f["why"] for f in ssmd("key", "audit", "-o", "json").document} == set("01234")
     assert list(desk.glob("*.pending.yaml")) == []
+
+
+def test_killed_at_any_moment_a_key_that_was_set_is_journalled_or_waits(desk: Path, tmp_path: Path, ssmd: Ssmd) -> None:
+    ssmd("key", "init")
+    assert set_venue(ssmd, tmp_path).code == 0
+    Path("id").write_text(KEY_ID)
+    argv = [sys.executable, "-m", "ssmd.cli", "key", "set", "venue", "--from-file", "key_id=id"]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    seed = random.randrange(1 << 32)
+    print("seed", seed)
+    draw = random.Random(seed)
+    file, reasons, held = desk / "desk.venue.age", [""], 0
+    for n in range(10):
+        before = file.read_bytes()
+        with subprocess.Popen([*argv, "--reason", f"{n}"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            deadline = time.monotonic() + 30
+            # The value is written some 0.3 s after the start: kill shortly before, or after.
+            while file.read_bytes() == before and process.poll() is None and time.monotonic() < deadline and n % 3:
+                time.sleep(0.001)
+            time.sleep(draw.uniform(0, 0.02) if n % 3 else draw.uniform(0.2, 0.5))
+            process.kill()
+        pending = Pending(desk, "desk").waiting()
+        told = {f["why"] for f in ssmd("key", "audit", "-o", "json").document}
+        held += bool(pending)
+        if file.read_bytes() != before:
+            assert f"{n}" in told | {change.why for change in pending}, n
+        reasons += [f"{n}"] if f"{n}" in told | {change.why for change in pending} else []
+    assert set_venue(ssmd, tmp_path, "--reason", "last").code == 0
+    facts = ssmd("key", "audit", "-o", "json").document
+    assert [f["why"] for f in facts] == [*reasons, "last"]  # each once
+    assert Pending(desk, "desk").waiting() == []
+    assert held, "no kill came between the value and the journal"
 
 
 def test_prompts_do_not_echo(desk: Path, ssmd: Ssmd) -> None:

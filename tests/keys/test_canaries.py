@@ -33,6 +33,7 @@ from journal.errors import SsmdError
 from ssmd.metadata.project import packaged
 from ssmd.settings import Settings
 from tests.journal.servers import free_port, nats_server
+from tests.openbao import running
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKER = f"marker{secrets.token_hex(6)}"  # not a secret: it must be found
@@ -127,7 +128,7 @@ class Desk:
                 for path in Path("/proc").glob("[0-9]*/cmdline"):
                     with contextlib.suppress(OSError):
                         self.command_lines.add(path.read_bytes())
-                time.sleep(0.01)
+                time.sleep(0.03)
 
         watcher = threading.Thread(target=look)
         watcher.start()
@@ -234,7 +235,10 @@ def use_every_command(desk: Desk) -> None:
     desk.run("key", "rotate", "bus", *sealing, "--reason", MARKER)
     desk.run("journal", "tail", "desk.key.events", "-o", "jsonl")
     desk.run("key", "delete", "bus", "--yes", "--offline")
-    desk.run("key", "audit", "-o", "jsonl")
+    facts = [json.loads(line) for line in desk.run("key", "audit", "-o", "jsonl").splitlines()]
+    assert [f["what"] for f in facts if f["key"] == "venue" and f["what"] != "resolved"] == ["set", "rotated"]
+    used = {(f["key"], f["detail"]["outcome"]) for f in facts if f["who"].startswith("run connector@")}
+    assert used == {("venue", "resolved"), ("bus", "resolved")}
     streams = {row["stream"]: row["last"] for row in json.loads(desk.run("journal", "streams", "-o", "json"))}
     assert streams["desk_md_0"] > 50  # the venue let us in: its key was used
     assert streams["desk_key"] > 5
@@ -286,11 +290,9 @@ def dump_settings(desk: Desk) -> None:
     """What a program, a debugger or a log would make of the objects that hold keys."""
     settings = Settings.read({}, desk.environ, desk.project)
     seen: list[Any] = [settings, settings.environment, settings.resolver]
-    for name in settings.environment.keys:
+    for name, key in settings.environment.keys.items():
         with contextlib.suppress(SsmdError):
-            seen.append(settings.resolver.found(name))
-    with contextlib.suppress(SsmdError):
-        seen.append(settings.resolver.value("$key:bus.token"))
+            seen += [settings.resolver.found(name), settings.resolver.value(f"$key:{name}.{key.fields[0]}")]
     for thing in seen:
         for show in (repr, str, format, pickle.dumps, dataclasses.asdict, copy.deepcopy, lambda t: t.model_dump_json(), json.dumps):
             try:
@@ -326,6 +328,31 @@ def test_no_secret_is_said_written_or_shown_anywhere(desk: Desk) -> None:
     assert any(b"ssmd.cli" in line and b"connector" in line for line in desk.command_lines)
     assert any(where.endswith(".zst") for where, _ in desk.written())
     assert len(desk.secrets) > 20
+
+
+@pytest.mark.vault
+def test_no_secret_from_a_vault_is_said_or_written(desk: Desk, tmp_path: Path) -> None:
+    text = "name: desk\nfeed: kalshi\nkeys:\n  deep: {type: database, fields: [password], source: vault/secret/desk/deep}\n"
+    (desk.folder / "desk.yaml").write_text(text)
+    (tmp_path / "bao").mkdir()
+    with running(tmp_path / "bao") as server:
+        token = desk.secret("vault's token", server.make_token('path "secret/data/desk/*" { capabilities = ["read"] }'))
+        server.do("POST", "secret/data/desk/deep", {"data": {"password": desk.secret("vault"), "previous": desk.secret("beside")}})
+        desk.environ |= {"VAULT_ADDR": server.url, "VAULT_TOKEN": token}
+        with desk.watched():
+            for command in ("list", "check", "verify", "export"):
+                desk.run("key", command)
+            desk.run("validate", "--check-keys", code=None)
+        dump_settings(desk)
+        for data in ({"password": {"not a text": desk.secret("not a text")}}, {"password": desk.secret("long") * 5_000}):
+            server.do("POST", "secret/data/desk/deep", {"data": data})
+            desk.run("key", "verify", code=1)
+        desk.run("key", "check", code=1, VAULT_TOKEN=desk.secret("wrong token"))
+        desk.run("key", "check", code=1, VAULT_ADDR=server.url.replace("//", f"//user:{desk.secret('in the URL')}@"))
+    desk.run("key", "check", code=2)
+    desk.run("key", "set", "deep", "--from-file", f"password={desk.hold('password', desk.secret('to set'))}", code=2)
+    assert not {name: where for name, secret in desk.secrets.items() if (where := desk.search(secret))}
+    assert desk.search(b'"status": "ok"')
 
 
 def test_the_search_finds_what_is_hidden_in_other_forms(desk: Desk) -> None:
