@@ -121,6 +121,18 @@ def test_what_is_staged_elsewhere_stays_staged_and_what_is_staged_of_ours_is_com
     assert (root / "code.py").read_text() == "and changed since\n"
 
 
+def test_a_name_with_a_wildcard_is_that_name(project: Project) -> None:
+    committed(project)
+    for name in ("any*.yaml", "any/one.yaml"):
+        path = project.exchanges / "feeds" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("name: any\n")
+    git(project.root, "add", "exchanges/feeds/any/one.yaml")
+    assert Repository(project).commit("one of them")
+    assert files(project) == ["A\texchanges/feeds/any*.yaml"]
+    assert git(project.root, "diff", "--cached", "--name-only", "--relative").strip() == "exchanges/feeds/any/one.yaml"
+
+
 def test_looking_writes_nothing_into_the_repository(project: Project) -> None:
     committed(project)
     edit(project.root / FEED, "status: active", "status: deprecated")
@@ -210,10 +222,10 @@ OURS = [
     "feeds/a.yaml", "feeds/we ird*.yaml", "feeds/:(top)b.yaml", "schemas/c.capnp", "schemas/old/d.proto",
     "environments/e.yaml", "environments/e.k.age", "environments/ü.yaml",
 ]  # fmt: skip
-# The last is in a folder where a file of ours may be.
+# The last is in a folder where a file of ours may be, the one before is what a wildcard in a name of ours would match.
 OTHERS = [
     "../code.py", "../feeds/a.yaml", "../exchanges/feeds/a.yaml", "other.yaml", "exchanges/feeds/a.txt",
-    "exchanges/feeds/__init__.py", "exchanges/feeds/we ird1.yaml/x", "exchanges/feeds/a.yaml/x",
+    "exchanges/feeds/__init__.py", "exchanges/feeds/we ird/x.yaml", "exchanges/feeds/a.yaml/x",
 ]  # fmt: skip
 PATHS = [f"exchanges/{name}" for name in OURS] + OTHERS
 STEPS = st.lists(

@@ -81,7 +81,7 @@ WRONG = [
     (DEMO, "wss://external-api-ws", "https://external-api-ws", "error", 18, "venue.endpoint", ["wss"]),
     (PROD, "fields: [token]", "fields: [token, login]", None, 0, "", []),
     (PROD, "fields: [password]", "fields: [password, name]", None, 0, "", []),
-    (PROD, "  token: $key:nats.token\n", "", "warning", 17, "keys.nats", ["nothing uses it"]),
+    (PROD, "  token: $key:nats.token\n", "", "warning", 16, "keys.nats", ["nothing uses it"]),
     (FEED, "effective_from: 2021-07-01", "effective_from: 2027-01-01", "error", 3, "feed", ["no version in force on 2026-11-22"]),
     (FEED, "status: active", "status: disabled", "error", 3, "feed", ["disabled"]),
     (FEED, "status: active", "status: deprecated", "warning", 3, "feed", ["deprecated"]),
@@ -106,9 +106,20 @@ def test_a_wrong_line_is_one_finding_at_its_place(project: Project, wrong: tuple
         return
     finding = only(here)
     assert (finding.severity, finding.place) == (severity, place)
-    if name == at and name != PROD:
+    if name == at:
         assert finding.line == line
     assert all(word in finding.text for word in words), finding.text
+
+
+def test_drafts_are_for_dev(project: Project) -> None:
+    edit(project.exchanges / ENTRY, "status: active", "status: draft")
+    assert [f.file for f in found(project)] == [f"exchanges/{DEMO}", f"exchanges/{PROD}"]
+
+
+def test_a_key_that_nothing_uses_is_a_warning(project: Project) -> None:
+    edit(project.exchanges / PROD, "  token: $key:nats.token\n", "")
+    said = only(found(project))
+    assert (said.file, said.place, said.severity) == (f"exchanges/{PROD}", "keys.nats", "warning")
 
 
 def test_an_environment_of_a_feed_that_cannot_be_read_says_so_and_nothing_else(project: Project) -> None:
