@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import date
-from importlib import import_module
-from importlib.util import find_spec
+import asyncio
+import os
+from datetime import date, timedelta
 from typing import Any
 
 import click
 
-from journal.errors import CallerError
-from ssmd.commands.feed import in_force
+from journal.clock import WallClock
+from journal.errors import CallerError, NotFound, SsmdError
+from ssmd.commands.env_apply import apply
+from ssmd.commands.env_teardown import teardown
 from ssmd.commands.files import as_of, document, editing, show_list
 from ssmd.commands.files import show as show_document
 from ssmd.metadata import edit
@@ -19,27 +21,16 @@ from ssmd.metadata.environment import Environment, Key
 from ssmd.metadata.fields import Given, fields, settable, unsettable
 from ssmd.metadata.project import Project
 from ssmd.names import ENVIRONMENT
-from ssmd.options import env_named, examples, projected
-
-_ELSEWHERE = {"apply": "ssmd.commands.env_apply", "teardown": "ssmd.commands.env_teardown"}
+from ssmd.options import env_named, examples, flags, projected
 
 
-class _Group(click.Group):
-    """With the commands that have modules of their own, imported when they are asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*super().list_commands(ctx), *(name for name, module in _ELSEWHERE.items() if find_spec(module))]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _ELSEWHERE and find_spec(_ELSEWHERE[cmd_name]):
-            command: click.Command = getattr(import_module(_ELSEWHERE[cmd_name]), cmd_name)
-            return command
-        return super().get_command(ctx, cmd_name)
-
-
-@click.group(cls=_Group)
+@click.group()
 def env() -> None:
     """Look at environments, change them, and bring them into effect: exchanges/environments/*.yaml."""
+
+
+env.add_command(apply)
+env.add_command(teardown)
 
 
 @env.command("list", epilog=examples("ssmd env list", "ssmd env list -o json"))
@@ -66,22 +57,54 @@ def list_(ctx: click.Context, *, project: Project, output: str) -> None:
 @env.command(epilog=examples("ssmd env show local", "ssmd env show kalshi-prod --as-of 2026-08-10 -o json"))
 @click.argument("name", required=False, type=ENVIRONMENT)
 @as_of
+@click.option("--files-only", is_flag=True, help="With --as-of: do not ask the journal which configuration was in force.")
 @click.pass_context
 @projected
-def show(ctx: click.Context, name: str | None, *, as_of: date | None, project: Project, output: str) -> None:
-    """Show an environment in full, defaults included; with --as-of also the versions of its feed and schema that were in force.
+def show(ctx: click.Context, name: str | None, *, as_of: date | None, files_only: bool, project: Project, output: str) -> None:
+    """Show an environment in full, defaults included. It holds no secrets, only references to keys.
 
-    It holds no secrets, only references to keys.
+    With --as-of also the versions of its feed and schema that were in force, and the configuration that the journal says was in force at
+    the end of that day: what it ran with, whatever the file says now.
     """
     found = project.environments.read(_chosen(ctx, name, project))
     whole = document(found)
     if as_of:
         whole |= {
             "as_of": str(as_of),
-            "feed_version": in_force(project.feeds.read(found.feed), as_of)["version"],
-            "schema_version": in_force(project.schemas.read(found.schema_), as_of)["version"],
+            "feed_version": _version(project.feeds.read(found.feed), as_of),
+            "schema_version": _version(project.schemas.read(found.schema_), as_of),
+            "configuration": None if files_only else _journalled(ctx, found.name, project, as_of),
         }
     show_document(whole, output)
+
+
+def _version(found: Any, day: date) -> dict[str, Any] | None:
+    version = found.version(day)
+    return None if version is None else document(version)
+
+
+def _journalled(ctx: click.Context, name: str, project: Project, day: date) -> dict[str, Any] | None:
+    """The configuration in force at the end of `day`; None where there is no journal, or none in it. What went wrong goes to stderr."""
+    from ssmd.configuration import in_force as configuration_in_force
+    from ssmd.settings import Settings
+    from ssmd.wiring import day_rule, open_source
+
+    where = {} if project.packaged else {"project": str(project.root)}
+
+    async def ask() -> Any:
+        settings = Settings.read({**flags(ctx), **where, "env": name}, os.environ)
+        next_ns = day_rule(settings).opens_ns(min(day, date.max - timedelta(days=2)) + timedelta(days=1))
+        async with open_source(settings, WallClock()) as source:
+            return await configuration_in_force(source, name, next_ns - 1)
+
+    try:
+        found = asyncio.run(ask())
+    except NotFound:
+        return None
+    except SsmdError as error:
+        click.echo(f"ssmd: the journal was not asked for the configuration in force (--files-only does without): {error}", err=True)
+        return None
+    return None if found is None else dict(found._asdict())
 
 
 def _chosen(ctx: click.Context, name: str | None, project: Project) -> str:

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
-from datetime import date
+from datetime import UTC, date, datetime
 from difflib import SequenceMatcher
 from functools import lru_cache
 from pathlib import Path
@@ -223,7 +223,7 @@ EXAMPLES, STEPS = 50, 20  # a thousand edits
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("SSMD_ENV", "SSMD_PROJECT"):
+    for name in ("SSMD_ENV", "SSMD_PROJECT", "SSMD_DATA", "SSMD_NATS", "SSMD_STORAGE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     git(tmp_path, "init", "-q")
@@ -468,6 +468,20 @@ def test_an_environment_by_commands_only(project: Path) -> None:
     assert "lab" in [row["name"] for row in listed.document]
     assert run("env", "validate", "broken").code == 1
     assert run("env", "validate", "lub").code == 2
+
+
+def test_what_an_environment_ran_with_is_in_its_journal(project: Path) -> None:
+    assert run("env", "create", "lab", "--feed", "kalshi", "--stage", "test").code == 0
+    today = str(datetime.now(UTC).date())
+    before = run("env", "show", "lab", "--as-of", today, "-o", "json")
+    assert (before.code, before.err, before.document["configuration"]) == (0, "", None)
+    assert run("env", "apply", "lab", "--yes").code == 0
+    assert run("env", "update", "lab", "--stage", "dev").code == 0
+    shown = run("env", "show", "lab", "--as-of", today, "-o", "json").document
+    assert (shown["stage"], shown["configuration"]["document"]["environment"]["stage"]) == ("dev", "test")
+    assert run("env", "show", "lab", "--as-of", today, "--files-only", "-o", "json").document["configuration"] is None
+    early = run("env", "show", "lab", "--as-of", "2020-01-01", "-o", "json").document
+    assert (early["feed_version"], early["schema_version"], early["configuration"]) == (None, None, None)
 
 
 def test_schemas_have_the_hash_of_their_file(project: Path) -> None:
