@@ -346,7 +346,7 @@ def init(ctx: click.Context, *, settings: Settings, output: str, **given: Any) -
 
 
 def _identity(settings: Settings) -> None:
-    """Make the identity, unless there is one, or a passphrase, or recipients who have theirs."""
+    """Make the identity, unless there is one, or a passphrase."""
     from journal.clock import WallClock
     from ssmd.keys.age import PASSPHRASE, create_identity, find_identity
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,13 +41,20 @@ def environment_and_key(function: Callable[..., Any]) -> Callable[..., Any]:
 def place_of(settings: Settings) -> Place:
     """Where the keys of the environment are looked for; asks for the passphrase that an age file needs, where there is somebody to ask."""
     from journal.clock import WallClock
+    from journal.errors import KeyRefused
     from ssmd.keys.age import PASSPHRASE, AgeSource
     from ssmd.keys.source import Place, Wanted
 
     environ = dict(settings.environ_read or os.environ)
     place = Place(settings.project.environments.directory, environ, WallClock(), Path.home())
     aged = [Wanted(settings.env, name, key.fields) for name, key in settings.environment.keys.items() if key.source == "age"]
-    if sys.stdin.isatty() and any(AgeSource("", place).needs_passphrase(wanted) for wanted in aged):
+
+    def locked(wanted: Wanted) -> bool:
+        with suppress(KeyRefused):  # who looks at the key says why
+            return AgeSource("", place).needs_passphrase(wanted)
+        return False
+
+    if sys.stdin.isatty() and any(map(locked, aged)):
         environ[PASSPHRASE] = click.prompt("Passphrase of the age files", hide_input=True, err=True)
     return place
 
