@@ -115,7 +115,7 @@ async def find(settings: Settings, backends: Backends) -> list[Doomed]:
 
 
 async def _keys(cache: Cache, env: str) -> int:
-    return len({key async for run in cache.keys(prefix_of(env)) for key in run})
+    return sum([len(run) async for run in cache.keys(prefix_of(env))])  # a server that grows meanwhile may name one twice
 
 
 def _objects(prefix: str, objects: list[ObjectInfo]) -> Doomed:
