@@ -16,6 +16,7 @@ from typing import Any
 from ruamel.yaml.error import YAMLError
 
 from journal.errors import BadFile, CallerError
+from journal.subjects import check_name
 from ssmd.metadata.patch import plain, rewrite
 from ssmd.metadata.project import MAX_FILE_BYTES, Kind, examine, fields_at, parse
 from ssmd.metadata.spelling import block
@@ -63,7 +64,7 @@ class Edit:
 
 def create(kind: Kind[Any], name: str, tree: dict[str, Any], comment: str, blame: Mapping[str, str]) -> Edit:
     """A new file that says `tree` below a line of comment. Raises `CallerError` when it is there, and as `update` does."""
-    path = kind.path(name)
+    path = kind.path(check_name(kind.noun, name))
     if path.exists() or path.is_symlink():
         noun = {"environment": "env"}.get(kind.noun, kind.noun)
         raise CallerError(f"{kind.shown(name)} is there already: `ssmd {noun} show {name}` shows it")

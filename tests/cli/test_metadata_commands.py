@@ -391,6 +391,9 @@ def test_a_feed_from_nothing(project: Path) -> None:
         "    protocol:\n      transport: wss\n    endpoint: wss://ws.bitstamp.net\n    supports:\n      trades: true\n"
     )
     assert run("feed", "create", "bitstamp", "--endpoint", "wss://x").code == 2
+    for name in ["Bitstamp", "../../x", "x.y", "a/b", "internal", ""]:
+        refused = run("feed", "create", name, "--endpoint", "wss://x")
+        assert (refused.code, refused.err.startswith("ssmd: feed name ")) == (2, True), refused
     added = run("feed", "add-version", "bitstamp", "--version", "2", "--effective-from", "2026-06-01", "--rest", "https://b.example")
     assert added.code == 0
     old = run("feed", "show", "bitstamp", "--as-of", "2026-05-31", "-o", "json").document["version"]
