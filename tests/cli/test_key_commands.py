@@ -292,7 +292,9 @@ def test_killed_at_any_moment_a_key_that_was_set_is_journalled_or_waits(desk: Pa
     print("seed", seed)
     draw = random.Random(seed)
     file, reasons, held = desk / "desk.venue.age", [""], 0
-    for n in range(10):
+    for n in range(60):
+        if n >= 10 and held:  # a kill came between the value and the journal: a third of them do
+            break
         before = file.read_bytes()
         with subprocess.Popen([*argv, "--reason", f"{n}"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             deadline = time.monotonic() + 30
