@@ -100,7 +100,7 @@ def decode_change(data: bytes) -> Change:
 def compare(old: Market | None, new: Market | None, source: str, at_ns: int) -> list[Change]:
     """The changes from `old` to `new` of one symbol: none when they are equal; None is a market that is not there (or gone).
 
-    A change of status is told apart from what else changed, and settlement from both.
+    A change of status is told apart from what else changed, and settlement from both: each is journalled once, when the status changes.
     """
     if old is None:
         return [] if new is None else [Change(change="market_added", symbol=new.symbol, source=source, at_ns=at_ns, market=new)]
@@ -108,13 +108,11 @@ def compare(old: Market | None, new: Market | None, source: str, at_ns: int) -> 
         return [Change(change="market_removed", symbol=old.symbol, source=source, at_ns=at_ns)]
     changed = {name: (a, b) for name in FIELDS if (a := getattr(old, name)) != (b := getattr(new, name))}
     out: list[Change] = []
-    state = {name: changed.pop(name) for name in _STATE if name in changed}
+    state = {name: changed.pop(name) for name in _STATE if name in changed} if "status" in changed else {}
     if changed:
         out.append(Change(change="market_updated", symbol=new.symbol, source=source, at_ns=at_ns, fields=changed))
     if state:
-        what: Happening = "market_status_changed" if "status" in state else "market_updated"
-        if new.status == "settled":
-            what = "market_settled"
+        what: Happening = "market_settled" if new.status == "settled" else "market_status_changed"
         out.append(Change(change=what, symbol=new.symbol, source=source, at_ns=at_ns, fields=state))
     return out
 

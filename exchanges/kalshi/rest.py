@@ -18,9 +18,13 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 
 from exchanges.backoff import Backoff
+from exchanges.bucket import TokenBucket
+from exchanges.kalshi import listing
 from exchanges.kalshi.cents import settlement
-from exchanges.kalshi.numbers import PRICE_EXPONENT, SIZE_EXPONENT, BadFrame, instant_ns
-from exchanges.markets import Market
+from exchanges.kalshi.definitions import VENUE_STATUS
+from exchanges.kalshi.listing import AnswerTooLarge
+from exchanges.kalshi.numbers import PRICE_EXPONENT, SECOND_NS, SIZE_EXPONENT, BadFrame, instant_ns
+from exchanges.markets import DefinitionPage, Market
 from exchanges.proxies import is_direct
 from journal.clock import Clock
 from journal.entry import Lifecycle, canonical_json
@@ -29,22 +33,11 @@ from journal.errors import CallerError, VenueRefused, VenueUnavailable
 PAGE = 1_000  # markets of one answer, the venue's most
 MAX_PAGES = 1_000  # of one list: a million markets, about 200 MB of symbols
 TICKERS = 100  # of one query: about 3 kB of URL
-TIMEOUT_S = 15.0
+TIMEOUT_S = 15.0  # of silence
+ANSWER_S = 60.0  # of an answer that trickles; /series is 20 MB
 MAX_ANSWER_BYTES = 32 << 20  # a page of 1,000 markets with their rules is about 3 MB
 MAX_TRIES = 6  # about 15 s of waiting in all
-STATUS = {
-    "initialized": "pending",
-    "unopened": "pending",
-    "inactive": "paused",
-    "active": "active",
-    "open": "active",
-    "closed": "closed",
-    "determined": "determined",
-    "disputed": "determined",
-    "amended": "determined",
-    "finalized": "settled",
-    "settled": "settled",
-}
+STATUS: dict[str, str] = {**VENUE_STATUS, "unopened": "pending", "open": "active", "settled": "settled"}  # the names of queries too
 _KEPT = (
     "event_ticker", "market_type", "title", "yes_sub_title", "no_sub_title", "price_level_structure", "price_ranges", "strike_type",
     "floor_strike", "cap_strike", "exchange_index", "can_close_early", "expected_expiration_time", "notional_value_dollars",
@@ -171,7 +164,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def fetch(url: str) -> Answer:
     """One GET, blocking, through the environment's proxies unless `url` is of this machine.
 
-    Raises `OSError` or `HTTPException` when there is no answer.
+    Raises `OSError` or `HTTPException` when there is no answer, `AnswerTooLarge`.
     """
     direct = [urllib.request.ProxyHandler({})] if is_direct(url) else []
     opener = urllib.request.build_opener(_NoRedirect, *direct)
@@ -187,14 +180,19 @@ def fetch(url: str) -> Answer:
 def _limited(answer: IO[bytes]) -> bytes:
     body = answer.read(MAX_ANSWER_BYTES + 1)
     if len(body) > MAX_ANSWER_BYTES:
-        raise OSError(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
+        raise AnswerTooLarge(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
     return body
 
 
 class KalshiRest:
-    """The venue's REST at `url` (with ``/trade-api/v2``). `get` is the blocking transport, called in a thread."""
+    """The venue's REST at `url` (with ``/trade-api/v2``). `get` is the blocking transport, called in a thread.
 
-    def __init__(self, url: str, clock: Clock, rng: random.Random, *, get: Callable[[str], Answer] = fetch) -> None:
+    `limit`: how often the venue may be asked; None leaves it to the venue's 429.
+    """
+
+    def __init__(
+        self, url: str, clock: Clock, rng: random.Random, *, get: Callable[[str], Answer] = fetch, limit: TokenBucket | None = None
+    ) -> None:
         if "@" in url or "?" in url:
             raise CallerError("the REST URL has a user or a query: such secrets are not for URLs; name the address alone")
         if urlsplit(url).scheme not in {"http", "https"}:
@@ -203,6 +201,8 @@ class KalshiRest:
         self._clock = clock
         self._rng = rng
         self._get = get
+        self._limit = limit
+        self._facts = listing.Facts(self._answer)
 
     async def status(self) -> ExchangeStatus:
         return parse_status(await self._answer("/exchange/status"))
@@ -238,20 +238,33 @@ class KalshiRest:
             seen.add(cursor)
         raise VenueRefused(f"{self._url}/markets does not end within {MAX_PAGES} pages; check the feed's REST URL, or name --series")
 
-    async def _answer(self, path: str) -> bytes:
+    def definitions(self, *, series: Sequence[str] = (), since_ns: int = 0, cursor: str = "") -> AsyncIterator[DefinitionPage]:
+        """As `exchanges.markets.DefinitionSource`; see `listing` for what is asked."""
+        if since_ns > 0:
+            return listing.changed(self._answer, self._facts, series, since_ns // SECOND_NS, cursor)
+        return listing.whole(self._answer, self._facts, series, cursor)
+
+    async def _answer(self, path: str, *, absent_ok: bool = False) -> bytes:
         delays = Backoff(self._rng, 0.5, 8.0)
         said = ""
         for attempt in range(MAX_TRIES):
             if attempt:
                 await self._clock.sleep(delays.next_s())  # 429 comes without a Retry-After
+            if self._limit is not None:
+                await self._limit.take()
             try:
-                status, body = await asyncio.to_thread(self._get, self._url + path)
+                async with asyncio.timeout(ANSWER_S):
+                    status, body = await asyncio.to_thread(self._get, self._url + path)
             except (OSError, HTTPException) as error:
                 said = str(error) or type(error).__name__
                 continue
             if status == 200:
                 return body
+            if status == 404 and absent_ok:
+                return b""
             said = f"HTTP {status} {error_text(body)}".rstrip()
+            if status == 429 and self._limit is not None:
+                self._limit.empty()
             if status != 429 and status < 500:
                 raise VenueRefused(f"{self._url}{path.partition('?')[0]} answered {said}; check the feed's REST URL")
         raise VenueUnavailable(f"{self._url}{path.partition('?')[0]} did not answer in {MAX_TRIES} tries: {said}")
