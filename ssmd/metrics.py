@@ -60,12 +60,10 @@ class KeyExpiry(Collector):
 
 def registry_of(settings: Settings) -> CollectorRegistry:
     """What a process of this environment has to say."""
-    from journal.clock import WallClock
     from ssmd.keys.resolve import Resolver
-    from ssmd.keys.source import Place
 
     environment = settings.environment
-    place = Place(settings.project.environments.directory, settings.environ_read, WallClock(), Path.home())
+    place = settings.place()
     registry = CollectorRegistry()
 
     def look() -> Sequence[KeyState]:

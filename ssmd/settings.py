@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 from journal.errors import CallerError
 from journal.subjects import check_name
 from ssmd.keys.resolve import Resolver
-from ssmd.keys.secret import Secret
+from ssmd.keys.secret import Secret, Variables
 from ssmd.keys.source import Place
 from ssmd.metadata.environment import Environment
 from ssmd.metadata.project import Project
@@ -38,7 +39,7 @@ class Settings:
     replicas: int = 0
     storage_url: str = ""
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
-    environ_read: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    variables: Variables = field(default_factory=lambda: Variables(os.environ), compare=False, repr=False)
 
     @property
     def embedded(self) -> bool:
@@ -116,16 +117,19 @@ class Settings:
             replicas=int(replicas or 0),
             storage_url=value("storage"),
             origins=origins,
-            environ_read=environ,
+            variables=Variables(environ),
         )
+
+    def place(self) -> Place:
+        """Where its keys are looked for."""
+        from journal.clock import WallClock
+
+        return Place(self.project.environments.directory, self.variables, WallClock(), Path.home())
 
     @cached_property
     def resolver(self) -> Resolver:
-        """The environment's keys."""
-        from journal.clock import WallClock
-
-        place = Place(self.project.environments.directory, self.environ_read, WallClock(), Path.home())
-        return Resolver(self.env, self.environment.keys, place)
+        """The environment's keys, each fetched once."""
+        return Resolver(self.env, self.environment.keys, self.place())
 
 
 def choose_env(project: Project, named: str) -> str:

@@ -115,8 +115,9 @@ async def _tell_keys(settings: Settings, clock: Clock, journal: Journal) -> None
     from ssmd.keys.history import flush_outcomes
     from ssmd.keys.pending import append_pending
 
-    await append_pending(journal, clock, settings.project, settings.env)
-    await flush_outcomes(journal, clock, settings.env, settings.resolver, process())
+    days = day_rule(settings)
+    await append_pending(journal, clock, settings.project, settings.env, days=days)
+    await flush_outcomes(journal, clock, settings.env, settings.resolver, process(), days=days)
 
 
 def process() -> str:

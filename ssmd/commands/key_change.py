@@ -350,7 +350,7 @@ def _identity(settings: Settings) -> None:
     from journal.clock import WallClock
     from ssmd.keys.age import PASSPHRASE, create_identity, find_identity
 
-    environ = settings.environ_read or os.environ
+    environ = settings.variables
     path = find_identity(environ, Path.home())
     if path.exists() or environ.get(PASSPHRASE):
         return

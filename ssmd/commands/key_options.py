@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -40,13 +39,11 @@ def environment_and_key(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def place_of(settings: Settings) -> Place:
     """Where the keys of the environment are looked for; asks for the passphrase that an age file needs, where there is somebody to ask."""
-    from journal.clock import WallClock
     from journal.errors import KeyRefused
     from ssmd.keys.age import PASSPHRASE, AgeSource
-    from ssmd.keys.source import Place, Wanted
+    from ssmd.keys.source import Wanted
 
-    environ = dict(settings.environ_read or os.environ)
-    place = Place(settings.project.environments.directory, environ, WallClock(), Path.home())
+    place = settings.place()
     aged = [Wanted(settings.env, name, key.fields) for name, key in settings.environment.keys.items() if key.source == "age"]
 
     def locked(wanted: Wanted) -> bool:
@@ -55,7 +52,8 @@ def place_of(settings: Settings) -> Place:
         return False
 
     if sys.stdin.isatty() and any(map(locked, aged)):
-        environ[PASSPHRASE] = click.prompt("Passphrase of the age files", hide_input=True, err=True)
+        said = click.prompt("Passphrase of the age files", hide_input=True, err=True)
+        return replace(place, environ={**place.environ, PASSPHRASE: said})
     return place
 
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from journal.clock import Clock
 from journal.errors import CallerError
-from ssmd.keys.secret import Secret
+from ssmd.keys.secret import Secret, Variables
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,9 @@ class Place:
     environ: Mapping[str, str]
     clock: Clock
     home: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "environ", Variables(self.environ))
 
 
 class KeySource(Protocol):
