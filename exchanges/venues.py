@@ -16,6 +16,10 @@ class Venue:
     adapter: str
     rest: str
     signer: str
+    # What changes a market: a newer definition of it, a message about it, the time.
+    observed: str
+    told: str
+    due: str
     websocket_url: str
     rest_url: str
 
@@ -25,6 +29,9 @@ VENUES: dict[str, Venue] = {
         adapter="exchanges.kalshi.adapter:KalshiAdapter",
         rest="exchanges.kalshi.rest:KalshiRest",
         signer="exchanges.kalshi.signing:load_signer",
+        observed="exchanges.kalshi.changes:observed_changes",
+        told="exchanges.kalshi.changes:lifecycle_changes",
+        due="exchanges.kalshi.changes:derived_changes",
         websocket_url="wss://external-api-ws.kalshi.com/trade-api/ws/v2",
         rest_url="https://external-api.kalshi.com/trade-api/v2",
     ),

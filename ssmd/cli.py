@@ -29,6 +29,7 @@ COMMANDS = {
     "sim": ("ssmd.commands.sim:sim", "Run a simulated venue that a real client could talk to."),
     "run": ("ssmd.commands.run:run", "Run one service: connector, archiver or projector."),
     "journal": ("ssmd.commands.journal:journal", "Look at the journal: tail, show, streams."),
+    "secmaster": ("ssmd.commands.secmaster:secmaster", "Which markets there are and were: sync, list, show, search, changes, export."),
     "replay": ("ssmd.commands.replay:replay", "Replay a day, and verify that its state is what it was live."),
     "book": ("ssmd.commands.book:book", "Show an order book, now or at any past moment."),
     "data": ("ssmd.commands.data:data", "Bring recordings in: import, replay."),

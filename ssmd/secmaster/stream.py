@@ -1,0 +1,61 @@
+"""The security master's stream: its entries, and who is next on a market's subject."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import msgspec
+
+from journal.entry import Entry, Event, canonical_json
+from journal.market import TYPE, Change
+from journal.subjects import Stream
+
+FEED = "secmaster"
+SYNCS = "syncs"  # events of synchronisations, one subject a feed
+
+
+class Synced(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A synchronisation that came to its end. `since_ns`: only markets updated since then were asked for, 0 for all."""
+
+    run: str
+    source: str
+    started_ns: int
+    finished_ns: int
+    since_ns: int = 0
+    pages: int = 0
+    markets: int = 0
+    counts: dict[str, int] = {}
+
+    @property
+    def full(self) -> bool:
+        return not self.since_ns
+
+
+def secmaster(env: str) -> Stream:
+    return Stream(env, domain=FEED)
+
+
+def change_entry(
+    change: Change, frame: int, *, effective_ns: int, recv_ns: int, mono_ns: int, day: int, raw: bytes, who: str, causation: str = ""
+) -> Entry:
+    """Change number `frame` of its market, from 0. `raw` is what the venue said, as it was read."""
+    epoch = blake2b(f"secmaster:{change.symbol}".encode(), digest_size=16).digest()
+    body = Event(TYPE, change.encode(), who, causation=causation)
+    return Entry(body, FEED, change.symbol, epoch, frame, recv_ns, mono_ns, effective_ns, day, raw=raw)
+
+
+def sync_entry(synced: Synced, feed: str, frame: int, *, effective_ns: int, mono_ns: int, day: int, who: str) -> Entry:
+    """Synchronisation number `frame` of a feed, from 0."""
+    epoch = blake2b(f"secmaster:{SYNCS}:{feed}".encode(), digest_size=16).digest()
+    return Entry(Event(SYNCS, canonical_json(synced), who), FEED, feed, epoch, frame, synced.finished_ns, mono_ns, effective_ns, day)
+
+
+def synced_of(entry: Entry) -> Synced | None:
+    """The synchronisation that an entry is the end of."""
+    body = entry.body
+    if not isinstance(body, Event) or body.type != SYNCS:
+        return None
+    try:
+        return msgspec.json.decode(body.data, type=Synced)
+    except msgspec.MsgspecError:
+        return None

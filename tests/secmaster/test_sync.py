@@ -1,0 +1,240 @@
+"""Synchronisation: what differs is journalled, once, from wherever it was stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from journal.block import Block
+from journal.entry import Record
+from journal.errors import VenueUnavailable
+from journal.memory import MemoryJournal
+from projections.projection import Digester
+from projections.secmaster import SecmasterProjection, change_of
+from ssmd.secmaster.ledger import Ledger
+from ssmd.secmaster.query import Filter, select
+from ssmd.secmaster.reading import History, catch_up
+from ssmd.secmaster.stream import secmaster
+from ssmd.secmaster.sync import OVERLAP_NS, Question
+from ssmd.secmaster.view import View
+from tests.secmaster.listing import ENV, HOUR_NS, NOON_NS, QUESTION, Listing, SetClock, ledger_of, market, synchronise
+
+STREAM = secmaster(ENV)
+
+
+async def all_records(journal: MemoryJournal) -> list[Record]:
+    return [r async for records in journal.read(STREAM) for r in records]
+
+
+async def folded(journal: MemoryJournal) -> SecmasterProjection:
+    projection = SecmasterProjection()
+    if records := await all_records(journal):
+        projection.apply(Block.of(records))
+    return projection
+
+
+async def changes(journal: MemoryJournal) -> list[tuple[str, str, str]]:
+    found = [change_of(r.entry) for r in await all_records(journal)]
+    return [(c.change.removeprefix("market_"), c.symbol, c.source) for c in found if c]
+
+
+def in_view(ledger: Ledger) -> dict[str, object]:
+    return {f.symbol: f.market for f in select(ledger.view, Filter())}
+
+
+def test_only_what_differs_is_journalled(tmp_path: Path) -> None:
+    async def body() -> None:
+        journal, clock = MemoryJournal(), SetClock()
+        ledger, venue = ledger_of(tmp_path, journal, clock), Listing([market(n) for n in range(250)])
+        first = await synchronise(ledger, venue, clock)
+        assert first.synced.counts == {"market_added": 250}
+        assert (first.synced.pages, first.synced.markets, first.resumed) == (3, 250, False)
+        again = await synchronise(ledger, venue, clock)
+        assert again.synced.counts == {}
+        venue.markets[3] = replace(venue.markets[3], title="Another title")
+        venue.markets[4] = replace(venue.markets[4], status="paused", venue_status="inactive", rules="Other rules")
+        venue.markets[5] = replace(venue.markets[5], status="settled", venue_status="finalized", result="yes", settlement_value=1_000_000)
+        before = len(await all_records(journal))
+        third = await synchronise(ledger, venue, clock)
+        assert third.synced.counts == {"market_updated": 2, "market_status_changed": 1, "market_settled": 1}
+        assert (await changes(journal))[-4:] == [
+            ("updated", "KXS3-26AUG10-T3", "rest"),
+            ("updated", "KXS4-26AUG10-T4", "rest"),
+            ("settled", "KXS5-26AUG10-T5", "rest"),
+            ("status_changed", "KXS4-26AUG10-T4", "rest"),
+        ]
+        entries = [r.entry for r in (await all_records(journal))[before:]]
+        assert entries[0].raw == b'{"ticker":"KXS3-26AUG10-T3"}'
+        assert [e.frame for e in entries] == [1, 1, 1, 2, 2]  # the last is the synchronisation's own
+        fold = await folded(journal)
+        assert fold.markets() == in_view(ledger) == {m.symbol: m for m in venue.markets}
+
+    asyncio.run(body())
+
+
+def test_what_is_listed_no_more_is_removed_unless_it_is_settled(tmp_path: Path) -> None:
+    async def body() -> None:
+        journal = MemoryJournal()
+        ledger = ledger_of(tmp_path, journal)
+        gone, settled = market(7), market(8, status="settled", venue_status="finalized")
+        venue = Listing([*(market(n) for n in range(7)), gone, settled])
+        await synchronise(ledger, venue)
+        del venue.markets[7:]
+        assert (await synchronise(ledger, venue)).synced.counts == {"market_removed": 1}
+        assert set(in_view(ledger)) == {m.symbol for m in venue.markets} | {settled.symbol}
+        venue.markets.append(gone)  # it comes back, and its history goes on
+        assert (await synchronise(ledger, venue)).synced.counts == {"market_added": 1}
+        row = ledger.view.rows([gone.symbol])[gone.symbol]
+        assert (row.known.changes, row.known.market) == (3, gone)
+
+    asyncio.run(body())
+
+
+def test_a_venue_that_lists_hardly_anything_removes_nothing_unasked(tmp_path: Path) -> None:
+    async def body() -> None:
+        ledger, venue = ledger_of(tmp_path), Listing([market(n) for n in range(300)])
+        await synchronise(ledger, venue)
+        del venue.markets[150:]
+        summary = await synchronise(ledger, venue)
+        assert (summary.missing, summary.synced.counts, len(in_view(ledger))) == (150, {}, 300)
+        accepted = await synchronise(ledger, venue, yes=True)
+        assert (accepted.missing, accepted.synced.counts, len(in_view(ledger))) == (0, {"market_removed": 150}, 150)
+
+    asyncio.run(body())
+
+
+def test_of_some_series_only_these_are_asked_and_removed(tmp_path: Path) -> None:
+    async def body() -> None:
+        ledger, venue = ledger_of(tmp_path), Listing([market(n) for n in range(40)])
+        await synchronise(ledger, venue)
+        del venue.markets[:2]
+        only = Question("kalshi", QUESTION.url, ("KXS1",))
+        assert (await synchronise(ledger, venue, question=only)).synced.counts == {"market_removed": 1}
+        assert len(in_view(ledger)) == 39
+
+    asyncio.run(body())
+
+
+def test_the_next_one_asks_what_changed_since(tmp_path: Path) -> None:
+    async def body() -> None:
+        clock = SetClock()
+        ledger, venue = ledger_of(tmp_path, clock=clock), Listing([market(n) for n in range(10)])
+        assert (await synchronise(ledger, venue, clock, full=False)).synced.full  # there was none before
+        clock.ns += HOUR_NS // 2
+        del venue.markets[5:]
+        summary = await synchronise(ledger, venue, clock, full=False)
+        assert not summary.synced.full
+        assert venue.asked == [(0, ""), (NOON_NS - OVERLAP_NS, "")]
+        assert summary.synced.counts == {}  # it lists what changed: what it does not list is not gone
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("pages", [0, 1, 4])
+def test_it_goes_on_from_its_last_page(tmp_path: Path, pages: int) -> None:
+    async def body() -> None:
+        ledger, venue = ledger_of(tmp_path), Listing([market(n) for n in range(60)], page=10)
+        venue.markets += [market(n) for n in range(60, 65)]
+        await synchronise(ledger, venue)
+        gone = venue.markets.pop(3)
+        venue.fail_after = pages
+        with pytest.raises(VenueUnavailable):
+            await synchronise(ledger, venue)
+        venue.fail_after = -1
+        summary = await synchronise(ledger, venue)
+        assert summary.resumed
+        assert venue.asked[-1] == (0, f"a{10 * pages}" if pages else "")
+        assert (summary.synced.pages, summary.synced.markets) == (7, 64)
+        assert summary.synced.counts == {"market_removed": 1}
+        assert gone.symbol not in in_view(ledger)
+        assert list(ledger.view.query("SELECT count(*) FROM seen")) == [(0,)]
+
+    asyncio.run(body())
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_a_cursor_that_the_venue_has_forgotten_begins_anew(tmp_path: Path) -> None:
+    async def body() -> None:
+        ledger, venue = ledger_of(tmp_path), Listing([market(n) for n in range(30)], page=10)
+        venue.fail_after = 1
+        with pytest.raises(VenueUnavailable):
+            await synchronise(ledger, venue)
+        venue.fail_after, venue.epoch = -1, "b"
+        assert (await synchronise(ledger, venue)).synced.counts == {"market_added": 30}
+
+    asyncio.run(body())
+
+
+def test_what_nobody_announces_is_derived_once_and_not_undone(tmp_path: Path) -> None:
+    async def body() -> None:
+        journal, clock = MemoryJournal(), SetClock(NOON_NS - HOUR_NS)
+        ledger = ledger_of(tmp_path, journal, clock)
+        venue = Listing([market(0, status="pending", venue_status="initialized")])
+        await synchronise(ledger, venue, clock)
+        clock.ns = NOON_NS + 1
+        assert (await synchronise(ledger, venue, clock)).synced.counts == {"market_status_changed": 1}
+        assert (await synchronise(ledger, venue, clock)).synced.counts == {}  # the venue still says initialized
+        clock.ns = NOON_NS + HOUR_NS
+        await synchronise(ledger, Listing([]), clock, full=False)
+        found = [c for r in await all_records(journal) if (c := change_of(r.entry))]
+        assert [(c.change, c.derived, c.at_ns) for c in found[1:]] == [
+            ("market_status_changed", True, NOON_NS),
+            ("market_status_changed", True, NOON_NS + HOUR_NS),
+        ]
+        assert [f.market.status for f in select(ledger.view, Filter())] == ["closed"]
+
+    asyncio.run(body())
+
+
+def test_a_view_is_the_fold_however_it_was_made(tmp_path: Path) -> None:
+    """Digest of the fold, of the view that wrote, of one made from the journal, and of one that was deleted half way."""
+
+    async def body() -> None:
+        journal = MemoryJournal()
+        ledger, venue = ledger_of(tmp_path, journal), Listing([market(n) for n in range(120)])
+        await synchronise(ledger, venue)
+        half = View(tmp_path / "half.sqlite")
+        await catch_up(half, History(STREAM, journal))
+        venue.markets[::7] = [replace(m, status="closed", venue_status="closed", title="t") for m in venue.markets[::7]]
+        del venue.markets[1:4]
+        await synchronise(ledger, venue)
+        new = View(tmp_path / "new.sqlite")
+        for view in (half, new):
+            await catch_up(view, History(STREAM, journal))
+        expected = Digester(await folded(journal)).digest()
+        assert [v.digest() for v in (ledger.view, half, new)] == [expected] * 3
+
+    asyncio.run(body())
+
+
+def test_two_with_views_of_their_own_journal_each_change_once(tmp_path: Path) -> None:
+    async def body() -> None:
+        journal = MemoryJournal()
+        one, two = ledger_of(tmp_path, journal, name="one"), ledger_of(tmp_path, journal, name="two")
+        markets = [market(n) for n in range(300)]
+        summaries = await asyncio.gather(synchronise(one, Listing(markets, page=50)), synchronise(two, Listing(markets, page=50)))
+        assert sum(s.synced.counts.get("market_added", 0) for s in summaries) == 300
+        assert sorted(symbol for _, symbol, _ in await changes(journal)) == sorted(m.symbol for m in markets)
+
+    asyncio.run(body())
+
+
+def test_the_view_of_another_journal_is_made_anew(tmp_path: Path) -> None:
+    async def body() -> None:
+        await synchronise(ledger_of(tmp_path, MemoryJournal()), Listing([market(n) for n in range(20)]))
+        other = MemoryJournal()
+        await synchronise(ledger_of(tmp_path, other, name="other"), Listing([market(n) for n in range(50, 80)]))
+        ledger = ledger_of(tmp_path, other)
+        await ledger.open()
+        assert len(in_view(ledger)) == 30
+        assert in_view(ledger) == (await folded(other)).markets()
+        ledger.view.close()
+        (tmp_path / "view.sqlite").write_bytes(b"no database at all, but long enough to be looked at" * 100)
+        ledger = ledger_of(tmp_path, other)
+        await ledger.open()
+        assert len(in_view(ledger)) == 30
+
+    asyncio.run(body())
