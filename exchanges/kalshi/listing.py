@@ -51,10 +51,13 @@ class Ask(Protocol):
         ...
 
 
+_NONE = msgspec.Raw(b"")
+
+
 class _Page(msgspec.Struct):
-    events: msgspec.Raw | None = None
-    markets: msgspec.Raw | None = None
-    series: msgspec.Raw | None = None
+    events: msgspec.Raw = _NONE
+    markets: msgspec.Raw = _NONE
+    series: msgspec.Raw = _NONE
     cursor: Any = None
 
 
@@ -63,7 +66,7 @@ class _Event(msgspec.Struct):
     series_ticker: Any = None
     title: Any = None
     category: Any = None
-    markets: msgspec.Raw | None = None
+    markets: msgspec.Raw = _NONE
 
 
 _PAGE = msgspec.json.Decoder(_Page)
@@ -198,10 +201,10 @@ def resumed(cursor: str, parts: int) -> tuple[int, int, str]:
     return int(part), int(total), at
 
 
-def rows(found: msgspec.Raw | None, path: str) -> list[msgspec.Raw]:
+def rows(found: msgspec.Raw, path: str) -> list[msgspec.Raw]:
     """The objects of a list, not looked into. Raises `VenueUnavailable` for what is no list."""
     try:
-        return _LIST.decode(found if found is not None else b"")
+        return _LIST.decode(found)
     except ValueError:
         raise VenueUnavailable(f"{path} answered without its list") from None
 
@@ -213,7 +216,7 @@ async def _events(page: _Page, facts: Facts) -> tuple[Found, list[bytes], list[s
     for raw in rows(page.events, "/events"):
         try:
             nested = _EVENT.decode(raw)
-            markets = [] if nested.markets in (None, b"null") else rows(nested.markets, "/events")
+            markets = [] if bytes(nested.markets) in {b"", b"null"} else rows(nested.markets, "/events")
         except (ValueError, RecursionError, VenueUnavailable):  # no object, or its markets are no list: the others still count
             nameless.append(_kept(raw))
             continue

@@ -82,13 +82,16 @@ class Market:
             return "inactive"
         return "active" if now_ms >= self.open_ms else "initialized"
 
-    def trade(self, price: int, count: int, at_ms: int) -> None:
+    def trade(self, price: int, count: int) -> None:
         self.last_price = price
         self.last_count = count
         self.volume += count
         self.open_interest += count
         self.traded += price * count
-        self.updated_ms = at_ms
+
+    def changed_ms(self, now_ms: int) -> int:
+        """When it last changed, as the venue counts: what is not trading, opening and closing included."""
+        return max(self.updated_ms, *(at for at in (self.open_ms, self.close_ms, 0) if at <= now_ms))
 
     def record(self, book: TrueBook, now_ms: int) -> Fields:
         """The market as REST shows it at this moment; nothing of its future."""
@@ -118,7 +121,7 @@ class Market:
             "event_ticker": self.event_ticker,
             "status": self.status(now_ms),
             "created_time": iso(self.listed_ms),
-            "updated_time": iso(self.updated_ms),
+            "updated_time": iso(self.changed_ms(now_ms)),
             "open_time": iso(self.open_ms),
             "close_time": iso(self.close_ms),
             "yes_bid_dollars": price_text(yes),

@@ -28,8 +28,10 @@ from exchanges.simulator.channels import Connection
 from exchanges.simulator.commands import Commands
 from exchanges.simulator.faults import Faults
 from exchanges.simulator.feed import Feed
+from exchanges.simulator.listing import Listing
 from exchanges.simulator.oracle import Oracle
 from exchanges.simulator.rest import PREFIX, Rest
+from exchanges.simulator.rest_faults import RestFaults
 from exchanges.simulator.venue import Venue
 from journal.clock import Clock
 
@@ -53,7 +55,8 @@ class SimulatorServer:
 
     With `hold` it starts at `release()`, or when a client has subscribed and said nothing more for `SETTLE_S`. `speed` None is as fast as
     clients read. `authority` checks the upgrade and any REST request with a key header; None asks for no key. `buffer_bytes` may wait for a
-    connection's client; then its subscriptions end with error 25. `limit`: most markets of one subscription, 0 for no limit.
+    connection's client; then its subscriptions end with error 25. `limit`: most markets of one subscription, 0 for no limit. `listing`:
+    markets that REST lists beside those of the feed; they do not trade. `rest_faults` strike REST's answers.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class SimulatorServer:
         hold: bool = False,
         buffer_bytes: int = BUFFER_BYTES,
         limit: int = 0,
+        listing: Listing | None = None,
+        rest_faults: RestFaults | None = None,
     ) -> None:
         self._feed = feed
         self._clock = clock
@@ -81,7 +86,8 @@ class SimulatorServer:
         self.venue = Venue(feed.catalogue(start_ms), feed.books(), self.oracle, faults)
         self._commands = Commands(self.venue, limit=limit)
         self.venue.now_ms = start_ms
-        self._rest = Rest(self.venue)
+        self._rest = Rest(self.venue, listing)
+        self._rest_faults = rest_faults
         self._sockets: dict[Connection, ServerConnection] = {}
         self._released = asyncio.Event()
         self._hold = hold
@@ -261,7 +267,7 @@ class SimulatorServer:
             self._sockets.pop(conn, None)
             self.venue.disconnect(conn)
 
-    def _request(self, socket: ServerConnection, request: Request) -> Response | None:
+    async def _request(self, socket: ServerConnection, request: Request) -> Response | None:
         del socket
         now_ns = self._clock.wall_ns()
         url = urlsplit(request.path)
@@ -280,6 +286,10 @@ class SimulatorServer:
         if path == "/sim/books":
             return _response(http.HTTPStatus.OK, msgspec.json.encode(self._true_books()), now_ns)
         status, answer = self._rest.get(path, query)
+        if self._rest_faults is not None:
+            delay_s, status, answer = self._rest_faults.strike(path.removeprefix(PREFIX), status, answer)
+            if delay_s:
+                await self._clock.sleep(delay_s)
         return _response(http.HTTPStatus(status), answer, now_ns)
 
     def status(self) -> dict[str, object]:

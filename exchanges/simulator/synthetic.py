@@ -330,7 +330,7 @@ class SyntheticFeed:
         yield self._change(quoted, no, price, -size, now_us)
         yes_price = DOLLAR - price if no else price
         at_ms = self._start_ms + now_us // 1000
-        quoted.market.trade(yes_price, size, at_ms)
+        quoted.market.trade(yes_price, size)
         side, book_side = ("yes", "bid") if no else ("no", "ask")
         body = (
             f'{{"trade_id":"{UUID(int=self._rng.getrandbits(128), version=4)}","market_ticker":"{quoted.market.ticker}",'

@@ -144,7 +144,7 @@ class Venue:
         self._broadcast(BOOKS, b"orderbook_snapshot", item.ticker, item.body)
 
     def _trade(self, item: feed.Trade) -> None:
-        self.market(item.ticker).trade(item.price, item.count, item.at_ms)
+        self.market(item.ticker).trade(item.price, item.count)
         self.trades.append(PastTrade(self.happened["trade"], item.at_ms, item.ticker, item.body))
         self._broadcast(TRADES, b"trade", item.ticker, item.body)
 

@@ -42,6 +42,7 @@ def sim() -> None:
     epilog=examples(
         "ssmd sim kalshi",
         "ssmd sim kalshi --seed 7 --markets 100 --rate 5000",
+        "ssmd sim kalshi --listed 500000",
         "ssmd sim kalshi --recording recordings/ --speed 10",
         "ssmd sim kalshi --recording monday/*.gz --speed 10",
         "ssmd sim kalshi --recording day.ndjson.gz --speed max --hold --log sent.jsonl",
@@ -60,6 +61,7 @@ def sim() -> None:
 )
 @click.option("--frames", type=click.IntRange(1), metavar="N", help="End the synthetic market after N frames.")
 @click.option("--speed", type=Speed(), default="1", show_default=True, metavar="N|max", help="How fast data and schedules run.")
+@click.option("--listed", default=0, metavar="N", type=click.IntRange(0, 1_000_000), help="List N more markets, which do not trade.")
 @click.option("--keep-times", is_flag=True, help="Leave the recorded times; by default the first frame is now.")
 @click.option("--hold", is_flag=True, help="Start when a client has subscribed; by default nobody is waited for.")
 @click.option("--port", default=0, type=click.IntRange(0, 65_535), help="Port on 127.0.0.1; by default a free one.")
@@ -79,6 +81,7 @@ def kalshi(  # noqa: PLR0917 - click passes options by name
     markets: int,
     rate: float,
     speed: float,
+    listed: int,
     keep_times: bool,
     hold: bool,
     port: int,
@@ -96,6 +99,7 @@ def kalshi(  # noqa: PLR0917 - click passes options by name
     """
     from exchanges.simulator.authority import Authority, load_public_key
     from exchanges.simulator.feed import Feed
+    from exchanges.simulator.listing import Listing
     from exchanges.simulator.oracle import Oracle
     from exchanges.simulator.recording import RecordingFeed
     from exchanges.simulator.server import SimulatorServer
@@ -124,6 +128,7 @@ def kalshi(  # noqa: PLR0917 - click passes options by name
         oracle=Oracle(path=log),
         authority=Authority({key_id: load_public_key(key_file)}, clock) if key_file and key_id else None,
         hold=hold,
+        listing=Listing(seed, listed, clock.wall_ns() // 1_000_000),
     )
 
     def announce() -> None:

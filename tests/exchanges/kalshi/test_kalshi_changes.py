@@ -36,8 +36,7 @@ def entry(event: str, at_ns: int = OPEN + SECOND, **msg: Any) -> Entry:
     frame = {"type": "market_lifecycle_v2", "sid": 1, "seq": 1, "msg": {"market_ticker": MARKET.symbol, "event_type": event, **msg}}
     item, _ = Decoder().decode(json.dumps(frame).encode(), at_ns)
     assert isinstance(item.body, Lifecycle)
-    scale = {"price_exponent": item.price_exponent, "size_exponent": item.size_exponent}
-    return Entry(item.body, "kalshi", item.symbol, b"e" * 16, 1, at_ns, 0, at_ns, 20260925, **scale)
+    return Entry(item.body, "kalshi", item.symbol, b"e" * 16, 1, at_ns, 0, at_ns, 20260925, price_exponent=-6, size_exponent=-2)
 
 
 def folded(market: Market | None, changes: list[Change]) -> Market:
