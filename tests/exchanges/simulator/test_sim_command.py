@@ -22,6 +22,7 @@ from exchanges.kalshi.signing import Signer
 from exchanges.simulator.oracle import read_log
 from exchanges.simulator.server import WS_PATH
 from journal.clock import WallClock
+from tests.cli import schema
 
 SIM = (sys.executable, "-m", "ssmd.cli", "sim", "kalshi", "-o", "json")
 
@@ -73,6 +74,7 @@ def test_it_serves_until_a_signal_and_logs_what_it_sent(tmp_path: Path, number: 
         _, said = process.communicate(timeout=10)
         assert process.returncode == code, said
     assert ready["ws_url"] in said
+    schema.check("sim", ready)
     assert "frames sent" in said
     assert "Traceback" not in said
     sent = [entry.data.decode() for entry in read_log(log) if entry.conn == 1]
