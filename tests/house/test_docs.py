@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,19 @@ def test_a_command_that_is_only_shown_has_the_options_it_is_shown_with(line: str
     for option in (w.split("=")[0] for w in words if w.startswith("-")):
         known = re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", done.stdout)
         assert known, f"{option} is not an option of ssmd {' '.join(nouns[:depth])}"
+
+
+VARIABLE = re.compile(r"(?<![A-Z0-9_$])((?:SSMD|VAULT)_[A-Z0-9_]*[A-Z0-9])(?![A-Z0-9_])")
+
+
+def variables(texts: Iterable[str]) -> set[str]:
+    return {name for text in texts for name in VARIABLE.findall(text)}
+
+
+def test_the_page_lists_every_variable_that_is_read_and_no_other() -> None:
+    packages = ("journal", "exchanges", "projections", "replay", "ssmd")
+    read = variables(path.read_text() for package in packages for path in (ROOT / package).rglob("*.py"))
+    page = (ROOT / "docs" / "operations.md").read_text()
+    listed = variables(re.findall(r"^\| (`.*?) \|", page[page.index("## Variables") :], re.MULTILINE))
+    assert len(read) > 15
+    assert read == listed
