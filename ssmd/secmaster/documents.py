@@ -64,7 +64,7 @@ def readable(document: dict[str, Any]) -> dict[str, Any]:
     return {
         name.removesuffix("_ns"): rfc3339(value) if name.endswith("_ns") else value
         for name, value in document.items()
-        if value not in ("", 0, None, [], {})
+        if value not in ("", 0, None, [], (), {})
     }
 
 

@@ -128,7 +128,8 @@ class View:
     def query(self, sql: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
         """Rows of a statement that only reads. Raises `StorageError`."""
         try:
-            yield from self._db.execute(sql, values)
+            # A cursor itself would be closed with the generator, perhaps after its database.
+            yield from iter(self._db.execute(sql, values).fetchone, None)
         except sqlite3.DatabaseError as error:
             raise self._broken(error) from error
 
