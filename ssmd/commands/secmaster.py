@@ -211,7 +211,9 @@ class _Lines:
 )
 @environment_argument
 @_as_of
-@click.option("--format", "form", type=click.Choice(["parquet", "jsonl", "csv"]), default="jsonl", show_default=True)
+@click.option(
+    "--format", "form", type=click.Choice(["parquet", "jsonl", "csv"]), default="jsonl", show_default=True, help="Of what is written."
+)
 @click.option("--to", "target", type=click.Path(dir_okay=False), metavar="FILE", help="Write this file whole, instead of stdout.")
 @configured
 def export(*, as_of: int | None, form: str, target: str | None, settings: Settings, output: str) -> None:

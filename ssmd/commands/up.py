@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\b
 Examples:
-  ssmd up --for 10s                      a simulated venue, for ten seconds
-  ssmd up --sim FOLDER --speed 60        a recording, sixty times as fast
-  ssmd up --env kalshi-demo              what an environment of the project says
+  ssmd up --for 10s                    # a simulated venue, for ten seconds
+  ssmd up --sim FOLDER --speed 60      # a recording, sixty times as fast
+  ssmd up --env kalshi-demo            # what an environment of the project says
   ssmd up --key-id UUID --key-file kalshi.pem --series KXBTC15M
 """
 
