@@ -13,8 +13,9 @@ from ssmd.names import METADATA
 from ssmd.options import env_named, examples, flags, projected
 
 if TYPE_CHECKING:
-    from ssmd.metadata.problem import Finding
+    from ssmd.metadata.problem import Finding, Problem, Severity
     from ssmd.metadata.project import Project
+    from ssmd.settings import Settings
 
 _SHOWN = {"error": "error  ", "warning": "warning", None: "ok     "}
 
@@ -62,8 +63,6 @@ def _environments(project: Project, chosen: Sequence[Path], env: str) -> Iterato
 
 def _asked(project: Project, path: Path, given: dict[str, str], *, keys: bool, reachable: bool) -> Iterator[Finding]:
     from journal.clock import WallClock
-    from ssmd.keys.source import Place
-    from ssmd.metadata.presence import key_problems
     from ssmd.metadata.problem import Finding
     from ssmd.metadata.reach import reach_problems
     from ssmd.settings import Settings
@@ -71,11 +70,25 @@ def _asked(project: Project, path: Path, given: dict[str, str], *, keys: bool, r
     clock = WallClock()
     named = {} if project.packaged else {"project": str(project.root)}
     settings = Settings.read({**given, **named, "env": path.stem}, os.environ)
-    place = Place(path.parent, os.environ, clock, Path.home())
-    problems = list(key_problems(settings.environment, place)) if keys else []
+    problems = list(_key_problems(settings)) if keys else []
     problems += list(reach_problems(settings, clock)) if reachable else []
     for where, severity, text in problems:
         yield Finding(project.shown(path), 0, ".".join(map(str, where)), severity, text)
+
+
+def _key_problems(settings: Settings) -> Iterator[Problem]:
+    """Whether the fields of keys are there. Asks every source: a program or a server may take its seconds."""
+    from ssmd.keys.check import examine
+    from ssmd.metadata.problem import Problem
+
+    for state in examine(settings.environment, settings.resolver, settings.place()):
+        where = ("keys", state.name)
+        severity: Severity = "error" if state.key.required else "warning"
+        for text in state.problems:
+            yield Problem(where, severity, text)
+        if not state.problems:
+            how = "sealed; the cluster mounts it" if "sealed" in state.fields.values() else "there"
+            yield Problem(where, "note", f"{', '.join(state.key.fields)}: {how} (source {state.key.source.partition(':')[0]})")
 
 
 def show(project: Project, chosen: Sequence[Path], findings: Sequence[Finding], output: str) -> None:

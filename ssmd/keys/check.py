@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from journal.errors import BadFile, CallerError, KeyRefused, KeyUnavailable
+from journal.errors import CallerError, KeyRefused, KeyUnavailable
 from ssmd.keys.expiry import WARN_NS, expires_ns
 from ssmd.keys.resolve import Resolver
 from ssmd.keys.source import Found, Place, Wanted, parse_source
@@ -47,20 +46,20 @@ def examine(environment: Environment, resolver: Resolver, place: Place, names: I
 def _examine(environment: Environment, name: str, resolver: Resolver, place: Place) -> KeyState:
     key = environment.keys[name]
     try:
-        if sealed := find_sealed(environment.name, name, key, place):
+        if sealed := _find_sealed(environment.name, name, key, place):
             return sealed
         found = resolver.found(name)
-    except (KeyRefused, KeyUnavailable, BadFile) as error:
+    except (KeyRefused, KeyUnavailable) as error:
         status: Status = "unavailable" if isinstance(error, KeyUnavailable) else "refused"
         return KeyState(name, key, status, dict.fromkeys(key.fields, "unknown"), problems=[str(error)])
     end, now = expires_ns(key, found), place.clock.wall_ns()
     fields: dict[str, FieldStatus] = {f: "present" if f in found.values else "missing" for f in key.fields}
-    problems = [
-        f"{key.source} has no {f}; set it with `ssmd key set {environment.name} {name}`" for f, s in fields.items() if s == "missing"
-    ]
+    problems = []
+    if missing := [f for f, s in fields.items() if s == "missing"]:
+        problems.append(f"{key.source} has no {', '.join(missing)}; set it with `ssmd key set {environment.name} {name}`")
     if end and end <= now:
         problems.append(f"expired; set a new one with `ssmd key rotate {environment.name} {name}`")
-    status = "missing" if "missing" in fields.values() else _status(end, now)
+    status = "missing" if missing else _status(end, now)
     return KeyState(name, key, status, fields, found.set_ns, end, found.previous_until_ns, problems)
 
 
@@ -70,15 +69,16 @@ def _status(end: int, now: int) -> Status:
     return "expiring" if end > now else "expired"
 
 
-def find_sealed(env: str, name: str, key: Key, place: Place) -> KeyState | None:
+def _find_sealed(env: str, name: str, key: Key, place: Place) -> KeyState | None:
     """Of a key that only the cluster opens, what its sealed file says; None where there is none, or where it is mounted here."""
-    from ssmd.keys.sealed import MOUNT, SealedSource
+    from ssmd.keys.sealed import SealedSource
 
     kind, rest = parse_source(key.source)
     if kind != "sealed-secret":
         return None
-    sealed = SealedSource(rest, place).sealed(Wanted(env, name, key.fields))
-    if sealed is None or os.path.isdir(os.path.join(place.environ.get("SSMD_SECRETS") or MOUNT, rest)):  # noqa: PTH112, PTH118  (Path.is_dir raises where we may not look)
+    source = SealedSource(rest, place)
+    sealed = source.sealed(Wanted(env, name, key.fields))
+    if sealed is None or source.is_mounted:
         return None
     fields: dict[str, FieldStatus] = {f: "sealed" if f in sealed.fields else "missing" for f in key.fields}
     end, now = expires_ns(key, Found({}, sealed.set_ns)), place.clock.wall_ns()
@@ -95,13 +95,7 @@ def verify(
     states = []
     for state in examine(environment, resolver, place, names):
         problems = [] if set(state.fields.values()) != {"present"} else inspect(state.key, resolver.found(state.name), load_signer)
-        status: Status = "wrong" if problems else state.status
-        states.append(
-            KeyState(
-                state.name, state.key, status, state.fields, state.set_ns, state.expires_ns, state.previous_until_ns,
-                [*state.problems, *problems],
-            )
-        )  # fmt: skip
+        states.append(replace(state, status="wrong", problems=[*state.problems, *problems]) if problems else state)
     return states
 
 

@@ -30,7 +30,7 @@ LIMIT_BYTES = 2 << 20
 _SECRET_LIMIT_BYTES = 1 << 20
 _ANNOTATION: Final = "sealedsecrets.bitnami.com/"
 _OURS: Final = "ssmd/"
-_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _MAX_BRACKETS = 1_000
 _ZERO_NONCE = bytes(12)
 
@@ -166,9 +166,9 @@ def _label(name: str, namespace: str, scope: Scope) -> bytes:
 
 
 def _check(name: str, namespace: str, scope: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise KeyRefused(f"{name!r} is not a name of Kubernetes; use a-z, 0-9, '-' and '.'")
-    if not _NAME.fullmatch(namespace) or "." in namespace or len(namespace) > 63:
+    if not NAME.fullmatch(namespace) or "." in namespace or len(namespace) > 63:
         raise KeyRefused(f"{namespace!r} is not a namespace of Kubernetes; use up to 63 of a-z, 0-9 and '-'")
     if scope not in get_args(Scope):
         raise KeyRefused(f"scope {scope!r} is not one of {', '.join(get_args(Scope))}")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
+import os
 from pathlib import Path
 
-from journal.errors import KeyRefused
+from journal.errors import BadFile, KeyRefused
 from ssmd.keys.directory import read_directory
 from ssmd.keys.files import check_directory, read_shared
-from ssmd.keys.seal import LIMIT_BYTES, Sealed, read_sealed
+from ssmd.keys.seal import LIMIT_BYTES, NAME, Sealed, read_sealed
 from ssmd.keys.source import Found, Place, Wanted
 from ssmd.keys.values import PREVIOUS_UNTIL, SET_AT, assemble, decode
 from ssmd.moments import rfc3339
 
 MOUNT = "/var/run/secrets/ssmd"
-_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
 
 def name_sealed(directory: Path, env: str, key: str) -> Path:
@@ -26,19 +25,27 @@ class SealedSource:
     """Reads ``${SSMD_SECRETS:-/var/run/secrets/ssmd}/NAME/FIELD``; the times are those in the volume, else those of the sealed file."""
 
     def __init__(self, rest: str, place: Place) -> None:
-        if not _NAME.fullmatch(rest):
+        if not NAME.fullmatch(rest):
             raise KeyRefused(f"key source sealed-secret/{rest}: {rest!r} is not a name of Kubernetes; use a-z, 0-9, '-' and '.'")
         self._name = rest
         self._mount = Path(place.environ.get("SSMD_SECRETS") or MOUNT) / rest
         self._place = place
 
+    @property
+    def is_mounted(self) -> bool:
+        """Whether the cluster's volume is here, whatever we may do with it."""
+        return os.path.isdir(self._mount)  # noqa: PTH112  (Path.is_dir raises where we may not look)
+
     def sealed(self, wanted: Wanted) -> Sealed | None:
-        """What the file beside the environment says, no values; None where there is none. Raises `KeyRefused`, `BadFile`."""
+        """What the file beside the environment says, no values; None where there is none. Raises `KeyRefused`."""
         path = name_sealed(self._place.directory, wanted.env, wanted.name)
         read = read_shared(path, limit_bytes=LIMIT_BYTES)
         if read is None:
             return None
-        found = read_sealed(decode(read, str(path)), str(path))
+        try:
+            found = read_sealed(decode(read, str(path)), str(path))
+        except BadFile as error:
+            raise KeyRefused(str(error)) from None
         if found.name != self._name:
             raise KeyRefused(f"{path} seals a Secret called {found.name!r}, the environment wants {self._name!r}; seal it again")
         return found

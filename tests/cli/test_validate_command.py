@@ -130,7 +130,7 @@ def test_a_sealed_key_that_only_the_cluster_opens_is_judged_by_its_file(
     monkeypatch.setenv("SSMD_SECRETS", str(project.root / "unmounted"))
     ran = ssmd("validate", "kalshi-prod", "--check-keys")
     assert ran.code == 1
-    assert "keys.nats: source sealed-secret/kalshi-prod-nats has no token" in ran.out
+    assert "keys.nats: sealed-secret/kalshi-prod-nats has no token" in ran.out
     text = (
         "apiVersion: bitnami.com/v1alpha1\nkind: SealedSecret\nmetadata:\n  name: kalshi-prod-{0}\n  namespace: ssmd\n"
         "spec:\n  encryptedData:\n    {1}: QUFB\n  template:\n    metadata:\n      name: kalshi-prod-{0}\n      namespace: ssmd\n"
@@ -140,7 +140,15 @@ def test_a_sealed_key_that_only_the_cluster_opens_is_judged_by_its_file(
     ran = ssmd("validate", "kalshi-prod", "--check-keys")
     assert "note: keys.nats: token: sealed; the cluster mounts it" in ran.out, ran.out
     sealed.write_text(text.format("nats", "tokn"))
-    assert "keys.nats: source sealed-secret/kalshi-prod-nats has no token" in ssmd("validate", "kalshi-prod", "--check-keys").out
+    assert "keys.nats: token is not sealed" in ssmd("validate", "kalshi-prod", "--check-keys").out
+    # Mounted here, the volume is what counts, and not what the file says of it.
+    sealed.write_text(text.format("nats", "token"))
+    mount = project.root / "unmounted" / "kalshi-prod-nats"
+    mount.mkdir(parents=True)
+    (mount / "token").write_text(CANARY)
+    (mount / "token").chmod(0o666)
+    ran = ssmd("validate", "kalshi-prod", "--check-keys")
+    assert "error: keys.nats: others may write to" in ran.out, ran.out
 
 
 # --- reachability -------------------------------------------------------------------------------------------------------------------------
