@@ -93,6 +93,9 @@ def environment_problems(environment: Environment, around: Around) -> Iterator[P
     yield from _of_schema(environment, around)
     yield from _of_keys(environment, around.feeds.get(environment.feed))
     yield from _of_schedule(environment, around.today)
+    if environment.archive.retention_days is not None:
+        said = "nothing deletes old days yet: `ssmd env teardown --date` does it by hand"
+        yield Problem(("archive", "retention_days"), "warning", said)
     yield from selector_problems(environment)
 
 

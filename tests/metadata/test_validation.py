@@ -122,6 +122,14 @@ def test_a_key_that_nothing_uses_is_a_warning(project: Project) -> None:
     assert (said.file, said.place, said.severity) == (f"exchanges/{PROD}", "keys.nats", "warning")
 
 
+def test_what_is_not_done_yet_is_a_warning(project: Project) -> None:
+    path = project.environments.path("local")
+    path.write_text(path.read_text() + "archive:\n  retention_days: 30\n")
+    (found,) = check(project, [path], today=TODAY)
+    assert (found.severity, found.place) == ("warning", "archive.retention_days")
+    assert "nothing deletes old days yet" in found.text
+
+
 def test_an_environment_of_a_feed_that_cannot_be_read_says_so_and_nothing_else(project: Project) -> None:
     edit(project.exchanges / FEED, "type: websocket", "type: websokket")
     said = found(project)
