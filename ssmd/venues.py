@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from exchanges.bucket import TokenBucket
 from exchanges.markets import Selection
 from exchanges.venues import VENUES, Venue, load
+from journal.clock import Clock
 from journal.errors import CallerError, KeyRefused
 from ssmd.keys.secret import Secret
 from ssmd.metadata.environment import Selector
-from ssmd.metadata.feed import Feed, FeedVersion
+from ssmd.metadata.feed import Feed, FeedVersion, RateLimit
 from ssmd.metadata.selectors import PATTERN, chooses
 from ssmd.settings import Settings
 
@@ -23,12 +26,18 @@ KEY_FIELDS = ("key_id", "private_key")
 
 @dataclass(frozen=True, slots=True)
 class VenueAccess:
-    """`signer` is None where the venue needs none."""
+    """`signer` is None where the venue needs none, `limit` where the feed has none."""
 
     parts: Venue
     websocket_url: str
     rest_url: str
     signer: Any = None
+    limit: RateLimit | None = None
+
+    def rest(self, clock: Clock, rng: random.Random) -> Any:
+        """The venue's REST, asked as often as the feed allows: a MarketSource and a DefinitionSource."""
+        bucket = TokenBucket(clock, self.limit.requests, self.limit.per_s) if self.limit else None
+        return load(self.parts.rest)(self.rest_url, clock, rng, limit=bucket)
 
 
 def adapter_of(venue: str) -> Venue:
@@ -72,7 +81,7 @@ def access(
         )
     else:
         ws, rest, signer = ws_url or version.endpoint, rest_url or version.rest, given
-    return VenueAccess(parts, ws, rest or parts.rest_url, signer)
+    return VenueAccess(parts, ws, rest or parts.rest_url, signer, version.rate_limit)
 
 
 def _declared(settings: Settings, parts: Venue, *, needed: bool) -> Any:
