@@ -519,6 +519,18 @@ def test_schemas_have_the_hash_of_their_file(project: Path) -> None:
     assert [row["version"] for row in run("schema", "list", "-o", "json").document if row["name"] == "ticks"] == ["1.1.0"]
 
 
+@pytest.mark.parametrize("feed", ["polymarket", "kraken"])
+@pytest.mark.parametrize("venue", ["simulated", "live"])
+def test_a_feed_whose_adapter_is_not_built_validates_and_is_refused_by_name(project: Path, feed: str, venue: str) -> None:
+    assert run("env", "create", "other", "--feed", feed, "--venue.type", venue).code == 0
+    assert run("validate", "other", feed).code == 0
+    for command in (["up", "--for", "1s"], ["run", "connector"]):
+        ran = run(*command, "--env", "other")
+        assert ran.code == 2
+        assert f"the adapter of venue '{feed}' is not built yet; built: kalshi" in ran.err
+    assert not (project / ".ssmd" / "data" / "nats").exists()
+
+
 def leaves(model: type[Model], path: str = "") -> Iterator[str]:
     """Options of a model's fields, as the specification names them: but for maps and lists of models, which have commands or --set."""
     for name, field in model.model_fields.items():
