@@ -15,7 +15,7 @@ from typing import Any
 
 from journal.clock import Clock
 from journal.errors import KeyRefused
-from ssmd.keys.files import fsync_directory, read_private, read_shared, write_whole
+from ssmd.keys.files import read_private, read_shared, write_whole
 from ssmd.keys.secret import Secret
 from ssmd.keys.source import Found, Place, Wanted
 from ssmd.keys.values import check_size
@@ -73,17 +73,6 @@ class AgeSource:
             raise KeyRefused(f"key {wanted.name} is larger than {_LIMIT_BYTES} bytes")
         write_whole(self.path(wanted), self._encrypt(plain), mode=0o644)
         return self.path(wanted)
-
-    def remove(self, wanted: Wanted) -> bool:
-        """Whether it was there. Raises `KeyRefused`."""
-        try:
-            self.path(wanted).unlink()
-            fsync_directory(self._place.directory)
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise KeyRefused(f"{self.path(wanted)} cannot be removed: {error.strerror}") from error
-        return True
 
     def _read(self, wanted: Wanted) -> bytes | None:
         return read_shared(self.path(wanted), limit_bytes=_FILE_LIMIT_BYTES)
@@ -185,11 +174,6 @@ def create_identity(path: Path, clock: Clock) -> str:
     if not write_whole(path, text.encode(), mode=0o600, replace=False):
         raise KeyRefused(f"{path} is there; another identity would not open what was encrypted to it")
     return public
-
-
-def read_public_keys(place: Place) -> list[str]:
-    """Of the identity file: what others put into their recipients.txt. Raises `KeyRefused`."""
-    return [str(identity.to_public()) for identity in AgeSource("", place)._identities()]  # noqa: SLF001
 
 
 def _is_scrypt(sealed: bytes) -> bool:

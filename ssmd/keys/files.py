@@ -104,7 +104,7 @@ def write_whole(path: Path, data: bytes, *, mode: int, replace: bool = True) -> 
                 os.link(name, path)
         finally:
             Path(name).unlink(missing_ok=True)
-        fsync_directory(path.parent)
+        _fsync_directory(path.parent)
     except FileExistsError:
         return False
     except OSError as error:
@@ -112,7 +112,19 @@ def write_whole(path: Path, data: bytes, *, mode: int, replace: bool = True) -> 
     return True
 
 
-def fsync_directory(path: Path) -> None:
+def remove_file(path: Path) -> bool:
+    """Whether it was there; it is gone from the disk when this returns. Raises `KeyRefused`."""
+    try:
+        path.unlink()
+        _fsync_directory(path.parent)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise KeyRefused(f"{path} cannot be removed: {error.strerror}") from error
+    return True
+
+
+def _fsync_directory(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -20,7 +20,7 @@ from journal.day import DayRule
 from journal.errors import BadFile, CallerError, KeyRefused
 from journal.protocols import Journal
 from ssmd.keys.change import Change
-from ssmd.keys.files import fsync_directory, read_private, write_whole
+from ssmd.keys.files import read_private, remove_file, write_whole
 
 if TYPE_CHECKING:
     from ssmd.metadata.project import Project
@@ -99,12 +99,8 @@ class Pending:
         if changes:
             lines = "".join(f"  - {msgspec.json.encode(change).decode()}\n" for change in changes)  # YAML 1.2 reads JSON
             write_whole(path, f"{_HEAD}events:\n{lines}".encode(), mode=0o644)
-        elif path.exists():
-            try:
-                path.unlink()
-                fsync_directory(self._directory)
-            except OSError as error:
-                raise KeyRefused(f"{path} cannot be removed: {error.strerror}") from error
+        else:
+            remove_file(path)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -96,14 +96,6 @@ def seal(
     return _dump(document)
 
 
-def drop_field(existing: str, field: str) -> str:
-    """`existing` without a field and its previous value. Raises `BadFile`."""
-    document = _load(existing, "the sealed file")
-    for name in (field, field + PREVIOUS):
-        document["spec"]["encryptedData"].pop(name, None)
-    return _dump(document)
-
-
 def unseal(text: str, private_key_pem: bytes) -> dict[str, Secret]:
     """Every sealed value by name, with the cluster's private key: for tests and disasters. Raises `KeyRefused`, `BadFile`."""
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from journal.errors import KeyRefused
-from ssmd.keys.files import fsync_directory, write_whole
+from ssmd.keys.files import remove_file, write_whole
 from ssmd.keys.secret import Secret
 from ssmd.keys.source import Found, Place, Wanted, parse_source
 
@@ -108,17 +108,9 @@ def _seal(
 
 def remove(source: str, wanted: Wanted, place: Place) -> Path | None:
     """Delete the key's file, with every field and previous value in it; None where there is none. Raises `KeyRefused`."""
-    check_writable(source, wanted)
-    if parse_source(source)[0] == "age":
-        from ssmd.keys.age import AgeSource
-
-        age = AgeSource("", place)
-        return age.path(wanted) if age.remove(wanted) else None
+    from ssmd.keys.age import AgeSource
     from ssmd.keys.sealed import name_sealed
 
-    path = name_sealed(place.directory, wanted.env, wanted.name)
-    if not path.exists():
-        return None
-    path.unlink()
-    fsync_directory(path.parent)
-    return path
+    check_writable(source, wanted)
+    path = AgeSource("", place).path(wanted) if source == "age" else name_sealed(place.directory, wanted.env, wanted.name)
+    return path if remove_file(path) else None

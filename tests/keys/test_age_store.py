@@ -10,7 +10,7 @@ import pyrage  # type: ignore[import-untyped]
 import pytest
 
 from journal.errors import KeyRefused
-from ssmd.keys.age import AgeSource, create_identity, find_identity, read_public_keys
+from ssmd.keys.age import AgeSource, create_identity, find_identity
 from ssmd.keys.secret import Secret
 from ssmd.keys.source import Found
 from tests.keys.source_contract import CANARY, HOUR_NS, NOW_NS, WANTED, Home, check_silent, shown
@@ -47,7 +47,6 @@ def test_an_identity_is_made_once_and_only_we_can_read_it(home: Home) -> None:
     path = home.place.home / ".config" / "ssmd" / "identity.age"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert read_public_keys(home.place) == [public]
     before = path.read_text()
     assert f"# public key: {public}\n" in before
     with pytest.raises(KeyRefused, match="is there; another identity"):
@@ -143,14 +142,6 @@ def test_a_store_that_is_refused_leaves_what_was_there(home: Home) -> None:
     with pytest.raises(KeyRefused, match="larger than 1048576"):
         source(home).store(WANTED, Found({f"f{n}": Secret("k" * 60_000) for n in range(20)}))
     assert source(home).fetch(WANTED) == FOUND
-
-
-def test_remove(home: Home) -> None:
-    add_identity(home)
-    source(home).store(WANTED, FOUND)
-    assert source(home).remove(WANTED)
-    assert source(home).fetch(WANTED) == Found({})
-    assert not source(home).remove(WANTED)
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,16 @@ def test_what_nobody_here_can_open_is_replaced_as_a_whole_only(home: Home) -> No
     assert texts(home) == ({"id": "2", "pem": "b"}, {})
 
 
+def test_a_key_is_removed_once(home: Home) -> None:
+    put(home, id="1", pem="a")
+    assert remove("age", WANTED, home.place) == home.place.directory / "dev.venue.age"
+    assert texts(home) == ({}, {})
+    assert remove("age", WANTED, home.place) is None
+    (home.place.directory / "dev.venue.age").mkdir()
+    with pytest.raises(KeyRefused, match=r"dev\.venue\.age cannot be removed"):
+        remove("age", WANTED, home.place)
+
+
 def test_a_sealed_key_moves_to_another_namespace_as_a_whole_only(home: Home) -> None:
     def seal(namespace: str, **values: str) -> Path:
         secrets = {name: Secret(text) for name, text in values.items()}

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from journal.errors import BadFile, KeyRefused, KeyUnavailable
 from ssmd.keys.certificate import load_certificate
-from ssmd.keys.seal import Scope, drop_field, read_sealed, seal, unseal
+from ssmd.keys.seal import Scope, read_sealed, seal, unseal
 from ssmd.keys.secret import Secret
 from tests.keys.answers import answering, make_tls
 from tests.keys.sealing import make_certificate, make_key, private_pem
@@ -126,11 +126,6 @@ def test_a_rotation_keeps_the_old_value_without_having_read_it() -> None:
     fourth = sealed(secrets(b="4"), existing=third, set_ns=until_ns)
     assert set(opened(fourth)) == {"a", "b", "set-at"}
     assert "previous" not in fourth
-
-
-def test_a_field_is_dropped_with_its_previous_value() -> None:
-    text = sealed(secrets(a="new"), existing=sealed(secrets(a="old", b="2")), previous_until_ns=NOW_NS + HOUR_NS)
-    assert set(opened(drop_field(text, "a"))) == {"b", "set-at", "previous-until"}
 
 
 @pytest.mark.parametrize("change", [{"name": "other"}, {"namespace": "other"}, {"scope": "cluster-wide"}])
