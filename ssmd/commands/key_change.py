@@ -253,12 +253,13 @@ def _read(where: str) -> str:
     from journal.errors import CallerError
     from ssmd.keys.values import LIMIT_BYTES, check_size, decode, drop_newline
 
+    most = LIMIT_BYTES + 3  # beyond the limit and a newline there is more, which is not to be cut off
     try:
         if where == _STDIN:
-            raw = sys.stdin.buffer.read(LIMIT_BYTES + 2)
+            raw = sys.stdin.buffer.read(most)
         else:
             with Path(where).expanduser().open("rb") as file:
-                raw = file.read(LIMIT_BYTES + 2)
+                raw = file.read(most)
     except OSError as error:
         raise CallerError(f"{where}: {error.strerror}") from None
     text = drop_newline(decode(raw, where))

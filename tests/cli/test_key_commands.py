@@ -181,6 +181,9 @@ def test_sealed_for_a_cluster_without_a_journal(ssmd: Ssmd, desk: Path, tmp_path
     source = f"token={tmp_path / 'token'}"
     ran = ssmd("key", "set", "bus", "--from-file", source, "--cert", tmp_path / "cluster.pem", "--offline")
     assert (ran.code, "--namespace" in ran.err) == (2, True)
+    (tmp_path / "long").write_bytes(b"x" * 65_536 + b"\r\nand more")
+    ran = ssmd("key", "set", "bus", "--from-file", f"token={tmp_path / 'long'}", "--cert", tmp_path / "cluster.pem", "--namespace", "md")
+    assert (ran.code, "is larger than 65536 bytes" in ran.err) == (2, True)  # and not cut off
     ran = ssmd(
         "key", "set", "bus", "--from-file", source, "--cert", tmp_path / "cluster.pem", "--namespace", "md", "--offline", "--reason", "why"
     )
