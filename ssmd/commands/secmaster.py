@@ -105,7 +105,7 @@ def show(*, symbol: str, as_of: int | None, history: bool, settings: Settings, o
 
     async def run() -> None:
         from ssmd.secmaster import documents, query
-        from ssmd.secmaster.past import history_of, market_as_of
+        from ssmd.secmaster.past import history_of, market_as_of, market_now
 
         async with _opened(settings) as opened:
             row = query.row_of(opened.view, symbol)
@@ -113,10 +113,9 @@ def show(*, symbol: str, as_of: int | None, history: bool, settings: Settings, o
                 found = [d for r in await history_of(opened.history, symbol, as_of) if (d := documents.change(opened.history.stream, r))]
                 _print_changes(found, output)
                 return
-            known, sequence = row.known, row.sequence
-            if as_of is not None:
-                known, sequence = await market_as_of(opened.history, symbol, as_of)
-            document = documents.shown(symbol, known, sequence=sequence, stream=opened.history.stream)
+            stored = opened.history
+            past = await (market_now(stored, row) if as_of is None else market_as_of(stored, symbol, as_of))
+            document = documents.shown(symbol, past, stored.stream)
             render.one(documents.readable(document) if output == "table" else document, output)
 
     asyncio.run(run())

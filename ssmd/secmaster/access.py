@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from exchanges.backoff import Backoff
-from exchanges.venues import Venue, load
+from exchanges.venues import Venue
 from journal.clock import Clock
 from journal.day import to_date
 from journal.errors import CallerError
@@ -85,6 +85,12 @@ class DefinitionAccess(NamedTuple):
     url: str
 
 
+def parts_of(settings: Settings, clock: Clock, feed: str) -> Venue:
+    """The parts of the feed's venue. Raises `CallerError`."""
+    found, _ = venues.feed_in_force(settings, feed, to_date(day_rule(settings).day_of(clock.wall_ns())))
+    return venues.adapter_of(found.venue)
+
+
 def open_definitions(settings: Settings, clock: Clock, *, feed: str, rest_url: str | None) -> DefinitionAccess:
     """The REST of the feed's venue; public, so it needs no key. Raises `CallerError`."""
     if rest_url is None and settings.environment.venue.type != "live":
@@ -94,5 +100,4 @@ def open_definitions(settings: Settings, clock: Clock, *, feed: str, rest_url: s
         )
     today = to_date(day_rule(settings).day_of(clock.wall_ns()))
     access = venues.access(settings, feed, today, ws_url="", rest_url=rest_url)
-    rng = random.SystemRandom()
-    return DefinitionAccess(load(access.parts.rest)(access.rest_url, clock, rng), access.parts, access.rest_url)
+    return DefinitionAccess(access.rest(clock, random.SystemRandom()), access.parts, access.rest_url)

@@ -9,9 +9,10 @@ import msgspec
 from journal.entry import Event, Record
 from journal.market import Change, Market
 from journal.subjects import Stream
-from projections.secmaster import Known, change_of, expires_ns
+from projections.secmaster import change_of, expires_ns
 from ssmd.moments import rfc3339
 from ssmd.render import decimal_text
+from ssmd.secmaster.past import Past
 
 _LIST_TITLE = 60
 
@@ -41,21 +42,19 @@ def whole(market: Market) -> dict[str, Any]:
         elif name == "settlement_value" and value is not None:
             value = decimal_text(value, market.price_exponent)
         elif name == "strike_custom":
-            value = msgspec.json.decode(value) if value else None
+            value = _json(value.encode())
         document[name] = msgspec.to_builtins(value)
     return document
 
 
-def shown(symbol: str, known: Known, *, sequence: int, stream: Stream) -> dict[str, Any]:
-    """One market with when it was first seen and last changed."""
-    head: dict[str, Any] = {"symbol": symbol}
-    if known.market is None:
-        head["status"] = "removed"
-    else:
-        head = whole(known.market)
+def shown(symbol: str, past: Past, stream: Stream) -> dict[str, Any]:
+    """One market with when it was first seen and last changed, and what the venue said last."""
+    known, sequence, raw = past
+    head = {"symbol": symbol, "status": "removed"} if known.market is None else whole(known.market)
     return head | {
         "first_seen_ns": known.first_ns, "changed_ns": known.changed_ns, "changes": known.changes,
         "position": f"{stream.name}:{sequence}",
+        "raw": _json(raw),
     }  # fmt: skip
 
 
@@ -64,7 +63,7 @@ def readable(document: dict[str, Any]) -> dict[str, Any]:
     return {
         name.removesuffix("_ns"): rfc3339(value) if name.endswith("_ns") else value
         for name, value in document.items()
-        if value not in ("", 0, None, [], (), {})
+        if value not in ("", 0, None, [], (), {}) and name != "raw"
     }
 
 
@@ -87,6 +86,14 @@ def change_line(document: dict[str, Any]) -> str:
     mark = " (derived)" if document["derived"] else ""
     what = f"{document['change'].removeprefix('market_')}{mark}"
     return f"{_short(document['at_ns'])}  {document['symbol']:<34} {what:<16} {document['source']:<9} {said}".rstrip()
+
+
+def _json(text: bytes) -> Any:
+    """As JSON; as text what is none, None what is empty."""
+    try:
+        return msgspec.json.decode(text) if text else None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return text.decode(errors="replace")
 
 
 def _fields(found: Change) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import NamedTuple
 
 from journal.entry import Record
 from journal.errors import NotFound
@@ -12,9 +13,18 @@ from projections.secmaster import Known, change_of, changed
 from ssmd.moments import rfc3339
 from ssmd.secmaster.reading import History
 from ssmd.secmaster.stream import FEED
+from ssmd.secmaster.view import Row
 
 _LAST = 20  # changes shown where nobody says how many
 _WINDOW = 1_024  # sequences looked at first when the last changes are sought, then four times as many, and so on
+
+
+class Past(NamedTuple):
+    """A market, the sequence of its newest change, and the venue's object or message that was read last; empty where there is none."""
+
+    known: Known
+    sequence: int
+    raw: bytes
 
 
 async def history_of(history: History, symbol: str, until_ns: int | None = None) -> list[Record]:
@@ -28,15 +38,25 @@ async def history_of(history: History, symbol: str, until_ns: int | None = None)
     return out
 
 
-async def market_as_of(history: History, symbol: str, effective_ns: int) -> tuple[Known, int]:
-    """The market then, and the sequence of its newest change. Raises `NotFound` where it was not known yet."""
-    known, sequence = None, 0
+async def market_as_of(history: History, symbol: str, effective_ns: int) -> Past:
+    """The market then. Raises `NotFound` where it was not known yet."""
+    known, sequence, raw = None, 0, b""
     for record in await history_of(history, symbol, effective_ns):
         if change := change_of(record.entry):
-            known, sequence = changed(known, change, record.entry), record.sequence
+            known, sequence, raw = changed(known, change, record.entry), record.sequence, record.entry.raw or raw
     if known is None:
         raise NotFound("market", symbol, hint=f"it was not known yet at {rfc3339(effective_ns)}; --history shows its changes")
-    return known, sequence
+    return Past(known, sequence, raw)
+
+
+async def market_now(history: History, row: Row) -> Past:
+    """The market of a view's row, with the venue's object."""
+    raw = b""
+    if row.raw_sequence:
+        async with aclosing(history.read(row.raw_sequence, row.raw_sequence)) as reads:
+            async for records in reads:
+                raw = records[0].entry.raw
+    return Past(row.known, row.sequence, raw)
 
 
 async def changes_of(

@@ -235,6 +235,11 @@ class View:
             return decode_synced(value)
         return None
 
+    def synced_ns(self) -> int:
+        """When the newest synchronisation of any source began, 0 if there was none."""
+        found = self.query("SELECT value FROM meta WHERE name LIKE 'synced.%'")
+        return max((decode_synced(value)[2].started_ns for (value,) in found), default=0)
+
     def told(self, stream: str) -> int:
         """Sequence of the last message of a market stream that changed a market, 0 if none did."""
         return next((int(value) for (value,) in self.query("SELECT value FROM meta WHERE name = ?", [f"told.{stream}"])), 0)

@@ -1,0 +1,80 @@
+"""The security master kept up to date: synchronised from time to time, told by messages in between, and by the time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+from exchanges.markets import DefinitionSource
+from journal.clock import Clock
+from journal.errors import VenueError
+from ssmd.render import Silent
+from ssmd.secmaster.following import Follower
+from ssmd.secmaster.ledger import Ledger
+from ssmd.secmaster.sync import Question, Sync
+
+_DUE_S = 1.0  # how late a derived change is journalled, at most
+
+
+class Schedule(NamedTuple):
+    """Seconds between synchronisations, and between those that list everything and find what is gone."""
+
+    every_s: float = 900.0
+    full_s: float = 86_400.0
+
+
+class SecmasterService:
+    """Writes until cancelled. Without a `source` nothing is asked of a venue. `draw` names runs."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        sync: Sync,
+        follower: Follower,
+        clock: Clock,
+        draw: Callable[[], str],
+        *,
+        source: tuple[DefinitionSource, Question] | None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        self._ledger = ledger
+        self._sync = sync
+        self._follower = follower
+        self._clock = clock
+        self._draw = draw
+        self._source = source
+        self._schedule = schedule or Schedule()
+        self.status = "starting"
+
+    async def run(self) -> None:
+        """Raises `StoreError`; a venue that fails is asked again next time."""
+        await self._ledger.open()
+        await self._follower.catch_up()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follower.follow())
+            group.create_task(self._watch_times())
+            if self._source:
+                group.create_task(self._synchronise(*self._source))
+            else:
+                self.status = "following messages and times"
+
+    async def _watch_times(self) -> None:
+        while True:
+            await self._sync.due()
+            await self._clock.sleep(_DUE_S)
+
+    async def _synchronise(self, source: DefinitionSource, question: Question) -> None:
+        full_s = int(self._schedule.full_s * 1e9)
+        while True:
+            last = self._ledger.view.synced(question.source, full=True)
+            full = last is None or self._clock.wall_ns() - last[2].started_ns >= full_s
+            try:
+                summary = await self._sync.run(source, question, self._draw(), full=full, meter=Silent())
+            except VenueError as error:
+                self.status = f"not synchronised: {error}"
+            else:
+                counted = ", ".join(f"{n} {what.removeprefix('market_')}" for what, n in summary.synced.counts.items()) or "nothing new"
+                alarm = f"; unknown states: {', '.join(summary.unknown)}" if summary.unknown else ""
+                self.status = f"synchronised {summary.synced.markets} markets: {counted}{alarm}"
+            await self._clock.sleep(self._schedule.every_s)
