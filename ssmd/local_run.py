@@ -57,7 +57,7 @@ class LocalRun:
         await self.supervisor.start("archiver", ["run", "archiver"])
         connect = list(venue.connect)
         if venue.simulate is not None:
-            port = _free_port()
+            port = free_port()
             await self.supervisor.start("sim", ["sim", "kalshi", "--no-auth", "--port", str(port), *venue.simulate])
             connect += ["--ws-url", f"ws://127.0.0.1:{port}/trade-api/ws/v2", "--rest-url", f"http://127.0.0.1:{port}/trade-api/v2"]
         await self.supervisor.start("connector", ["run", "connector", *connect])
@@ -120,7 +120,7 @@ class LocalRun:
         return table
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

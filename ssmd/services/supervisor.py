@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,12 +37,18 @@ class Child:
 
 
 class Supervisor:
-    """Children by name, in the order they were added. `failed` completes with the error that ended the run."""
+    """Children by name, in the order they were added. `failed` completes with the error that ended the run.
 
-    def __init__(self, clock: Clock, logs: Path, env: dict[str, str]) -> None:
+    `told` is called with a child's name, what happened to it (started, crashed, stopped), its pid and its exit status, if it has one.
+    """
+
+    def __init__(
+        self, clock: Clock, logs: Path, env: dict[str, str], told: Callable[[str, str, int, int | None], object] | None = None
+    ) -> None:
         self._clock = clock
         self._logs = logs
         self._env = {**os.environ, **env, "SSMD_PARENT": str(os.getpid())}
+        self._told = told or (lambda *_: None)
         self.children: dict[str, Child] = {}
         self.failed: asyncio.Future[SsmdError] = asyncio.get_running_loop().create_future()
 
@@ -83,6 +89,7 @@ class Supervisor:
                 except TimeoutError:
                     process.kill()
                     await process.wait()
+                self._told(name, "stopped", process.pid, process.returncode)
             if child.task:
                 child.task.cancel()
                 await asyncio.wait([child.task])
@@ -93,6 +100,7 @@ class Supervisor:
                 sys.executable, "-m", "ssmd.cli", *child.args,
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, env=self._env, start_new_session=True,
             )  # fmt: skip
+        self._told(child.name, "started", child.process.pid, None)
 
     async def _keep(self, child: Child) -> None:
         delay = _RESTART_FIRST_S
@@ -101,6 +109,7 @@ class Supervisor:
             status = await child.process.wait()
             if child.stopping:
                 return
+            self._told(child.name, "crashed", child.process.pid, status)
             if status == 2:
                 if not self.failed.done():
                     self.failed.set_result(ChildFailed(f"{child.name} could not run:\n{self._tail(child.name)}"))
