@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ssmd.options import configured, examples, metered
+from ssmd.options import DURATION, configured, examples, metered
 from ssmd.settings import Settings
 
 _STATUS_S = 1.0
@@ -18,7 +18,7 @@ _STATUS_S = 1.0
 
 @click.group()
 def run() -> None:
-    """Run one service: connector, archiver or projector. SIGTERM and Ctrl-C stop it in order."""
+    """Run one service: connector, archiver, projector or secmaster. SIGTERM and Ctrl-C stop it in order."""
 
 
 def _tell(text: str) -> None:
@@ -87,7 +87,7 @@ async def _connector(
                 headers=lambda now_ns: signer.headers("GET", path, now_ns) if signer else {},
             ),
             adapters=lambda symbols, since_ns: adapter(symbols, since_ns=since_ns),
-            markets=load(venue.parts.rest)(venue.rest_url, clock, rng),
+            markets=venue.rest(clock, rng),
             selection=chosen,
             instance=f"{socket.gethostname()}:{os.getpid()}",
         )  # fmt: skip
@@ -151,6 +151,57 @@ async def _projector(settings: Settings, shard: str) -> int:
     async with open_journal(settings, clock) as journal:
         projector = Projector(journal, open_objects(settings), Stream(settings.env, shard=shard), clock)
         return await _serve(projector.run(), lambda: projector.error or f"folding {projector.stream.name}", projector.stop)
+
+
+@run.command(
+    epilog=examples(
+        "ssmd run secmaster --env kalshi-prod",
+        "ssmd run secmaster --rest-url http://127.0.0.1:8080/trade-api/v2 --every 1m",
+    )
+)
+@click.option("--feed", metavar="NAME", help="The feed. [default: the environment's]")
+@click.option("--shard", default="0", show_default=True, metavar="NAME", help="The shard whose lifecycle messages are followed.")
+@click.option("--rest-url", metavar="URL", help="REST of the venue instead of the environment's or feed's.")
+@click.option("--every", type=DURATION, default="15m", show_default=True, metavar="DURATION", help="How often the venue is asked.")
+@click.pass_context
+@configured
+@metered
+def secmaster(
+    ctx: click.Context, *, feed: str | None, shard: str, rest_url: str | None, every: int, settings: Settings, output: str
+) -> None:  # fmt: skip
+    """Keep the security master up to date: ask the venue, follow messages, derive what nobody announces.
+
+    Of a simulated venue without --rest-url only messages and times are followed.
+    """
+    del output
+    ctx.exit(asyncio.run(_secmaster(settings, feed or settings.feed, shard, rest_url, every)))
+
+
+async def _secmaster(settings: Settings, feed: str, shard: str, rest_url: str | None, every_ns: int) -> int:
+    import random
+
+    from exchanges.venues import load
+    from journal.clock import WallClock
+    from journal.subjects import Stream
+    from ssmd.secmaster.access import open_definitions, open_ledger, parts_of
+    from ssmd.secmaster.following import Follower
+    from ssmd.secmaster.service import Schedule, SecmasterService
+    from ssmd.secmaster.sync import Question, Sync
+    from ssmd.wiring import open_journal
+
+    clock, source = WallClock(), None
+    if rest_url or settings.environment.venue.type == "live":
+        venue = open_definitions(settings, clock, feed=feed, rest_url=rest_url)
+        source = (venue.source, Question(feed, venue.url))
+    parts = parts_of(settings, clock, feed)
+    async with open_journal(settings, clock) as journal, open_ledger(settings, clock, journal) as ledger:
+        sync = Sync(ledger, clock, load(parts.observed), load(parts.due))
+        follower = Follower(ledger, journal, Stream(settings.env, shard=shard), feed, load(parts.told))
+        schedule = Schedule(every_s=every_ns / 1e9)
+        service = SecmasterService(
+            ledger, sync, follower, clock, lambda: random.SystemRandom().randbytes(8).hex(), source=source, schedule=schedule
+        )
+        return await _serve(service.run(), lambda: service.status)
 
 
 async def _serve(running: Coroutine[Any, Any, object], status: Callable[[], str], stop: Callable[[], object] | None = None) -> int:
