@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import update_wrapper
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ssmd.names import DIRECTORY, ENVIRONMENT
+
+if TYPE_CHECKING:
+    from ssmd.metadata.project import Project
+    from ssmd.settings import Settings
 
 FORMATS = ("table", "json", "jsonl", "yaml", "csv")
 _KEY = "ssmd.flags"
@@ -110,6 +114,14 @@ def projected(function: Callable[..., Any]) -> Callable[..., Any]:
 def flags(ctx: click.Context) -> dict[str, str]:
     """The shared options that were given, by name."""
     return dict(ctx.meta.get(_KEY, {}))
+
+
+def settings_of(ctx: click.Context, project: Project, env: str) -> Settings:
+    """Those of one of the project's environments, with the shared options that were given."""
+    from ssmd.settings import Settings
+
+    where = {} if project.packaged else {"project": str(project.root)}
+    return Settings.read({**flags(ctx), **where, "env": env}, os.environ)
 
 
 def env_named(ctx: click.Context) -> str:

@@ -28,9 +28,14 @@ def decimal_text(value: int, exponent: int, least: int = 0) -> str:
     return f"{'-' if value < 0 else ''}{digits}{'.' if fraction else ''}{fraction}"
 
 
+def format_of(output: str) -> str:
+    """What -o says, else a table on a terminal and JSON elsewhere."""
+    return output or ("table" if sys.stdout.isatty() else "json")
+
+
 def one(value: Mapping[str, Any], output: str) -> None:
     """Print one document; as a table, a row for each field."""
-    output = output or ("table" if sys.stdout.isatty() else "json")
+    output = format_of(output)
     if output == "table":
         rows([{"field": k, "value": _cell(v)} for k, v in value.items()], "table")
     elif output == "csv":
@@ -43,7 +48,7 @@ def one(value: Mapping[str, Any], output: str) -> None:
 
 def rows(values: Sequence[Mapping[str, Any]], output: str, *, title: str = "") -> None:
     """Print rows of the same columns."""
-    output = output or ("table" if sys.stdout.isatty() else "json")
+    output = format_of(output)
     if output == "json":
         _write(_json(values, pretty=True))
     elif output == "table":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import Any
 
 import click
@@ -30,7 +29,7 @@ def book(*, symbol: str, as_of: int | None, shard: str | None, settings: Setting
     A book is VALID, SYNCING (no snapshot yet) or STALE (entries are missing since).
     """
     found = asyncio.run(_run(settings, symbol, as_of, shard))
-    output = output or ("table" if sys.stdout.isatty() else "json")
+    output = render.format_of(output)
     if output == "table":
         _table(found)
     else:

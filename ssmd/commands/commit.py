@@ -47,12 +47,10 @@ def commit(ctx: click.Context, *, message: str, project: Project, output: str) -
 
 def errors(project: Project) -> list[Finding]:
     """What `ssmd validate` calls errors, of the whole project."""
-    from journal.clock import WallClock
-    from journal.day import DayRule, to_date
+    from ssmd.commands.files import today
     from ssmd.metadata.validation import check
 
-    today = to_date(DayRule().day_of(WallClock().wall_ns()))
-    return [finding for finding in check(project, today=today) if finding.severity == "error"]
+    return [finding for finding in check(project, today=today()) if finding.severity == "error"]
 
 
 def say_ignored(repository: Repository) -> None:

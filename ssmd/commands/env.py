@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from datetime import date, timedelta
 from typing import Any
 
@@ -21,7 +20,7 @@ from ssmd.metadata.environment import Environment, Key
 from ssmd.metadata.fields import Given, fields, settable, unsettable
 from ssmd.metadata.project import Project
 from ssmd.names import ENVIRONMENT
-from ssmd.options import env_named, examples, flags, projected
+from ssmd.options import env_named, examples, projected, settings_of
 
 
 @click.group()
@@ -86,13 +85,10 @@ def _version(found: Any, day: date) -> dict[str, Any] | None:
 def _journalled(ctx: click.Context, name: str, project: Project, day: date) -> dict[str, Any] | None:
     """The configuration in force at the end of `day`; None where there is no journal, or none in it. What went wrong goes to stderr."""
     from ssmd.configuration import in_force as configuration_in_force
-    from ssmd.settings import Settings
     from ssmd.wiring import day_rule, open_source
 
-    where = {} if project.packaged else {"project": str(project.root)}
-
     async def ask() -> Any:
-        settings = Settings.read({**flags(ctx), **where, "env": name}, os.environ)
+        settings = settings_of(ctx, project, name)
         next_ns = day_rule(settings).opens_ns(min(day, date.max - timedelta(days=2)) + timedelta(days=1))
         async with open_source(settings, WallClock()) as source:
             return await configuration_in_force(source, name, next_ns - 1)

@@ -41,7 +41,7 @@ async def _apply(settings: Settings, output: str, *, dry_run: bool, yes: bool) -
     from ssmd.keys.change import whoami
     from ssmd.wiring import open_cache, open_journal, open_objects
 
-    clock, output = WallClock(), output or ("table" if sys.stdout.isatty() else "json")
+    clock, output = WallClock(), render.format_of(output)
     apply.check(settings, clock)
     async with AsyncExitStack() as opened:
         cache = open_cache(settings)

@@ -48,7 +48,7 @@ async def _teardown(settings: Settings, output: str, date: str | None, *, dry_ru
     if "env" not in settings.origins:
         raise click.UsageError(f"name the environment, although there is only one: ssmd env teardown {settings.env}")
     teardown.allow(settings)
-    clock, output = WallClock(), output or ("table" if sys.stdout.isatty() else "json")
+    clock, output = WallClock(), render.format_of(output)
     day = parse_date(date, day_rule(settings), clock.wall_ns()) if date else None
     async with AsyncExitStack() as opened:
         cache = open_cache(settings)

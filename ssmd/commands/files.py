@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import date
 from functools import update_wrapper
 from typing import Any
 
 import click
 
 from journal.clock import WallClock
+from journal.day import DayRule, to_date
 from journal.errors import BadFile
 from ssmd import render
 from ssmd.metadata.edit import Edit
@@ -22,7 +22,7 @@ as_of = click.option("--as-of", type=DATE, metavar="DATE", help="As it was, or w
 
 def today() -> date:
     """In UTC."""
-    return datetime.fromtimestamp(WallClock().wall_ns() // 1_000_000_000, UTC).date()
+    return to_date(DayRule().day_of(WallClock().wall_ns()))
 
 
 def editing(function: Callable[..., Edit]) -> Callable[..., None]:
@@ -54,8 +54,7 @@ def document(model: Any) -> dict[str, Any]:
 
 def show(found: dict[str, Any], output: str) -> None:
     """Print a document; as a table, a row for each value by its path."""
-    table = output == "table" or (not output and sys.stdout.isatty())
-    render.one(_flat("", found) if table else found, output)
+    render.one(_flat("", found) if render.format_of(output) == "table" else found, output)
 
 
 def show_list(ctx: click.Context, kind: Kind[Any], row: Callable[[Any], dict[str, Any]], output: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +60,7 @@ def _states(settings: Settings, name: str = "", *, deep: bool = False) -> tuple[
 
 
 def _print(settings: Settings, states: Sequence[KeyState], now_ns: int, output: str) -> None:
-    output = output or ("table" if sys.stdout.isatty() else "json")
+    output = render.format_of(output)
     table = output == "table"
     rows = [row(s, now_ns) if table else document(settings.env, s) for s in states]
     render.rows(rows, output, title=f"keys of environment {settings.env}")
@@ -93,7 +92,7 @@ def show(*, key: str, settings: Settings, output: str) -> None:
 
     (state,), now_ns = _states(settings, key)
     shown = document(settings.env, state) | {"description": state.key.description, "rotation_days": state.key.rotation_days}
-    if (output or ("table" if sys.stdout.isatty() else "json")) == "table":
+    if render.format_of(output) == "table":
         shown |= {n: moments.rfc3339(shown[n]) for n in ("set_ns", "expires_ns", "previous_until_ns")}
         when = relative(state.expires_ns, now_ns)
         shown["status"] = f"{state.status}, expires {when}" if when else state.status
@@ -169,7 +168,7 @@ def audit(*, key: str, since: int | None, until: int | None, limit: int, setting
     async def run() -> None:
         async with open_journal(settings, clock, read_only=True) as journal:
             facts = await read_history(journal, settings.env, key, since_ns=since or 0, until_ns=until or 0, limit=limit)
-        table = (output or ("table" if sys.stdout.isatty() else "json")) == "table"
+        table = render.format_of(output) == "table"
         rows = [_told(fact) if table else fact._asdict() for fact in facts]
         render.rows(rows, output, title=f"history of environment {settings.env}'s keys")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssmd.names import METADATA
-from ssmd.options import env_named, examples, flags, projected
+from ssmd.options import env_named, examples, projected, settings_of
 
 if TYPE_CHECKING:
     from ssmd.metadata.problem import Finding, Problem, Severity
@@ -39,18 +38,16 @@ def validate(ctx: click.Context, *, paths: tuple[str, ...], check_keys: bool, ch
     One line a file, its problems below it; --env limits which environment's keys and servers are asked.
     Exit code: 0 no errors (warnings are none), 1 errors, 2 could not run.
     """
-    from journal.clock import WallClock
-    from journal.day import DayRule, to_date
+    from ssmd.commands.files import today
     from ssmd.metadata.validation import check, select, worst
 
     chosen = select(project, paths, Path.cwd())
-    clock = WallClock()
-    findings = check(project, chosen, today=to_date(DayRule().day_of(clock.wall_ns()))) if chosen else []
+    findings = check(project, chosen, today=today()) if chosen else []
     broken = {f.file for f in findings if f.severity == "error"}
     if check_keys or check_reachable:
         for path in _environments(project, chosen, env_named(ctx)):
             if project.shown(path) not in broken:
-                findings += _asked(project, path, flags(ctx), keys=check_keys, reachable=check_reachable)
+                findings += _asked(ctx, project, path, keys=check_keys, reachable=check_reachable)
     show(project, chosen, findings, output)
     ctx.exit(1 if worst(findings) == "error" else 0)
 
@@ -61,17 +58,14 @@ def _environments(project: Project, chosen: Sequence[Path], env: str) -> Iterato
             yield path
 
 
-def _asked(project: Project, path: Path, given: dict[str, str], *, keys: bool, reachable: bool) -> Iterator[Finding]:
+def _asked(ctx: click.Context, project: Project, path: Path, *, keys: bool, reachable: bool) -> Iterator[Finding]:
     from journal.clock import WallClock
     from ssmd.metadata.problem import Finding
     from ssmd.metadata.reach import reach_problems
-    from ssmd.settings import Settings
 
-    clock = WallClock()
-    named = {} if project.packaged else {"project": str(project.root)}
-    settings = Settings.read({**given, **named, "env": path.stem}, os.environ)
+    settings = settings_of(ctx, project, path.stem)
     problems = list(_key_problems(settings)) if keys else []
-    problems += list(reach_problems(settings, clock)) if reachable else []
+    problems += list(reach_problems(settings, WallClock())) if reachable else []
     for where, severity, text in problems:
         yield Finding(project.shown(path), 0, ".".join(map(str, where)), severity, text)
 
