@@ -531,6 +531,14 @@ def test_a_feed_whose_adapter_is_not_built_validates_and_is_refused_by_name(proj
     assert not (project / ".ssmd" / "data" / "nats").exists()
 
 
+def test_a_disabled_feed_is_not_captured(project: Path) -> None:
+    assert run("feed", "update", "kalshi", "--status", "disabled").code == 0
+    for command in (["up", "--for", "1s"], ["run", "connector"]):
+        ran = run(*command, "--env", "local")
+        assert (ran.code, ran.err) == (2, "ssmd: feed kalshi is disabled; exchanges/feeds/kalshi.yaml says so\n")
+    assert not (project / ".ssmd" / "data" / "nats").exists()
+
+
 def leaves(model: type[Model], path: str = "") -> Iterator[str]:
     """Options of a model's fields, as the specification names them: but for maps and lists of models, which have commands or --set."""
     for name, field in model.model_fields.items():

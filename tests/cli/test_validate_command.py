@@ -224,6 +224,25 @@ def test_what_does_not_answer_is_told_in_words_all_at_once(ssmd: Ssmd, project: 
     assert all(len(f["text"]) > 20 and "Traceback" not in f["text"] for f in ran.document[0]["findings"])
 
 
+@pytest.mark.usefixtures("keys")
+def test_servers_that_answer_but_are_of_no_use_are_errors(
+    ssmd: Ssmd, project: Project, servers: tuple[str, str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "plain").mkdir()
+    with nats_server(tmp_path / "plain", jetstream=False) as plain:
+        desk(project, plain.url, servers[1], servers[2], servers[1])  # and an S3 for a venue
+        edit(project.root / "exchanges/environments/desk.yaml", "bucket: market-data", "bucket: no-such-bucket")
+        said = {f["place"]: f for f in ssmd("validate", "desk", "--check-reachable", "-o", "json").document[0]["findings"]}
+    assert {place: f["severity"] for place, f in said.items()} == {
+        "journal": "error",
+        "storage": "error",
+        "cache": "note",
+        "venue": "error",
+    }
+    assert "has no JetStream for us" in said["journal"]["text"]
+    assert "no-such-bucket" in said["storage"]["text"]
+
+
 def test_what_hangs_is_given_up_after_the_time(project: Project) -> None:
     import socket
 
