@@ -28,6 +28,7 @@ EVENTS = {
     "metadata_updated": "",
 }
 _RANK: dict[Status, int] = {"unknown": 0, "pending": 1, "active": 1, "paused": 1, "closed": 1, "determined": 2, "settled": 3}
+_TIMES = ("open_ns", "close_ns", "determined_ns", "settled_ns")
 _NEEDED = {"event_ticker": "event", "open_ts": "open_ns", "close_ts": "close_ns", "price_ranges": "price_ranges"}
 
 
@@ -107,8 +108,9 @@ def _told(market: Market, body: Lifecycle, at_ns: int) -> Market:
     """The market after a message about it."""
     fields, flaws = _said(body)
     said = _word(market, body.event, at_ns)
-    if fields.get("settled_ns") == market.settled_ns // SECOND_NS * SECOND_NS:
-        fields.pop("settled_ns", None)  # messages count in seconds, definitions are finer
+    for name in _TIMES:
+        if fields.get(name) == getattr(market, name) // SECOND_NS * SECOND_NS:
+            del fields[name]  # messages count in seconds, definitions are finer
     if flaws:
         fields["flaws"] = tuple(sorted({*market.flaws, *flaws}))
     return _timed(replace(market, status=VENUE_STATUS.get(said, "unknown"), venue_status=said, **fields), at_ns)
@@ -128,7 +130,7 @@ def _said(body: Lifecycle) -> tuple[dict[str, Any], list[str]]:
     fields, flaws = stated({**detail, **(more if isinstance(more, dict) else {})})
     if "title" not in fields and isinstance(more, dict) and isinstance(more.get("name"), str):
         fields["title"] = more["name"]
-    for name in ("open_ns", "close_ns", "determined_ns", "settled_ns", "result"):
+    for name in (*_TIMES, "result"):
         if value := getattr(body, name):
             fields[name] = value
     if body.settlement_value is not None:

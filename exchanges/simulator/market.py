@@ -101,6 +101,7 @@ class Market:
             "title": self.ticker,
             "yes_sub_title": "",
             "no_sub_title": "",
+            "expected_expiration_time": iso(self.close_ms + 300_000),
             "latest_expiration_time": iso(self.close_ms),
             "settlement_timer_seconds": 1,
             "settlement_bounds_type": "default",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from exchanges.bucket import TokenBucket
 from exchanges.kalshi import listing as module
@@ -277,3 +280,34 @@ def test_over_sockets_with_markets_that_trade() -> None:
         assert faults.struck == [1, 1]
 
     asyncio.run(scene())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 2**66) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(max_size=4) | st.sampled_from(["ticker", "event_ticker", "series_ticker", "markets", "tags", "status", "title"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+ANSWERS = st.dictionaries(st.sampled_from(["events", "markets", "series", "cursor"]), JSON | st.lists(JSON, max_size=4)) | JSON
+
+
+@given(st.lists(ANSWERS, min_size=1, max_size=6), st.booleans())
+def test_whatever_a_venue_answers(answers: list[Any], whole: bool) -> None:
+    """Pages, or an error that says so: the sync above knows what to do with both."""
+    served = iter(answers)
+
+    def get(_: str) -> Answer:
+        answer = next(served, None)
+        return (404, b"{}") if answer is None else (200, json.dumps(answer).encode())
+
+    venue = Simulated(markets=0)
+    rest = KalshiRest("https://venue/trade-api/v2", venue, random.Random(1), get=get)
+    with contextlib.suppress(VenueUnavailable, VenueRefused):
+        for page in asyncio.run(collect(rest, since_ns=0 if whole else 1)):
+            assert all(market.symbol for market, _ in page.markets)
