@@ -33,7 +33,7 @@ class Listing:
 
     def __init__(self, seed: int, markets: int, start_ms: int, *, changed: float = 0.0, changed_ms: int = 0) -> None:
         self._seed = seed
-        self._start_ms = start_ms
+        self._start_ms = start_ms // MINUTE_MS * MINUTE_MS
         self._markets = markets
         self._changed = int(changed * 10_000)
         self._changed_ms = changed_ms
@@ -59,7 +59,7 @@ class Listing:
             f"{self.event_ticker(event)}-T{number % PER_EVENT}",
             self.event_ticker(event),
             self.series_ticker(event // PER_SERIES),
-            listed_ms=open_ms - DAY_MS,
+            listed_ms=self._listed_ms(open_ms),
             open_ms=open_ms,
             close_ms=close_ms,
             fields=self._fields(event, strike, close_ms)
@@ -77,7 +77,7 @@ class Listing:
     def updated_ms(self, number: int, now_ms: int) -> int:
         """When the venue last changed it: cheap, for those who look for the few that were."""
         open_ms, close_ms = self._times(number // PER_EVENT)
-        moments = (open_ms - DAY_MS, open_ms, close_ms, close_ms + DETERMINED_MS, close_ms + SETTLED_MS)
+        moments = (self._listed_ms(open_ms), open_ms, close_ms, close_ms + DETERMINED_MS, close_ms + SETTLED_MS)
         last = max((at for at in moments if at <= now_ms), default=0)
         return max(last, self._changed_ms) if self._is_changed(self._dice(number)) else last
 
@@ -160,6 +160,10 @@ class Listing:
         dice = self._dice(~event)
         open_ms = self._start_ms - 30 * DAY_MS + dice % (37 * 24 * 60) * MINUTE_MS
         return open_ms, open_ms + DAY_MS + (dice >> 32) % (59 * 24 * 60) * MINUTE_MS
+
+    def _listed_ms(self, open_ms: int) -> int:
+        """A day before it opens; all are there a day before the start."""
+        return min(open_ms, self._start_ms) - DAY_MS
 
     def _subject(self, event: int) -> str:
         dice = self._dice(event ^ 0x5EED)

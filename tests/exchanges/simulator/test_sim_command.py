@@ -126,3 +126,11 @@ def test_a_recording_that_breaks_half_way_ends_the_run(tmp_path: Path) -> None:
     done = ended("--recording", str(path), "--speed", "max")
     assert done.returncode == 2
     assert f"{path}:4: not a recorded frame" in done.stderr
+
+
+def test_more_markets_are_listed_than_trade() -> None:
+    with simulator("--markets", "3", "--listed", "120") as (_, ready):
+        with urllib.request.urlopen(f"{ready['rest_url']}/markets?limit=1000") as answer:  # noqa: S310 - our own server
+            tickers = [market["ticker"] for market in json.load(answer)["markets"]]
+        assert sum(ticker.startswith("KXL") for ticker in tickers) == 120
+        assert sum(ticker.startswith("KXSIM") for ticker in tickers) >= 3

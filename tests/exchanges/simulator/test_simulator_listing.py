@@ -11,7 +11,7 @@ from exchanges.simulator.book import TrueBook
 from exchanges.simulator.listing import DAY_MS, DETERMINED_MS, SETTLED_MS, Listing
 from exchanges.simulator.rest_faults import RestFault, RestFaults
 
-START_MS = 1_795_000_000_000
+START_MS = 1_795_000_020_000  # a whole minute
 
 
 def record(listing: Listing, number: int, now_ms: int = START_MS) -> dict[str, object]:
