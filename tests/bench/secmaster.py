@@ -1,0 +1,247 @@
+"""Synchronising, rebuilding and asking the security master, beside the plain way: a dict rebuilt from the venue's pages.
+
+Pages are made before (``SSMD_BENCH_MARKETS``, 20,000 by default) and read from files, so that both ways read the same bytes and no network.
+Every figure is of a process of its own, whose peak memory is told; the journal is a real server that syncs every commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from exchanges.backoff import Backoff
+from exchanges.kalshi.changes import derived_changes, observed_changes
+from exchanges.kalshi.rest import Answer, KalshiRest
+from exchanges.simulator.listing import Listing
+from exchanges.simulator.market import Catalogue
+from exchanges.simulator.rest import PREFIX, Rest
+from exchanges.simulator.venue import Venue
+from journal.block import Block
+from journal.clock import WallClock
+from journal.day import DayRule
+from journal.jetstream import JetStreamJournal
+from projections.projection import Digester
+from projections.secmaster import SecmasterProjection
+from ssmd.render import Silent
+from ssmd.secmaster import query
+from ssmd.secmaster.ledger import Ledger
+from ssmd.secmaster.reading import History, catch_up
+from ssmd.secmaster.stream import secmaster
+from ssmd.secmaster.sync import Question, Sync
+from ssmd.secmaster.view import View
+from tests.journal.servers import TOKEN, nats_server
+
+_ROOT = Path(__file__).resolve().parents[2]
+_START_MS = 1_795_000_000_000
+_STREAM = secmaster("bench")
+_ASKED = 200
+
+
+class _Clock(WallClock):
+    """The venue's time when it listed its markets: nothing opens or closes while we measure."""
+
+    def wall_ns(self) -> int:
+        return _START_MS * 1_000_000 + self.mono_ns() % 1_000_000_000
+
+
+class _Pages:
+    """A venue's answers in files. One that is not there yet is made, by the simulated venue."""
+
+    def __init__(self, folder: Path, markets: int, changed: float) -> None:
+        self._folder = folder
+        venue = Venue(Catalogue())
+        venue.now_ms = _START_MS
+        self._rest = Rest(venue, Listing(7, markets, _START_MS, changed=changed, changed_ms=_START_MS))
+
+    def get(self, url: str) -> Answer:
+        parts = urlsplit(url)
+        path = self._folder / sha256(f"{parts.path}?{parts.query}".encode()).hexdigest()
+        if not path.exists():
+            status, body = self._rest.get(PREFIX + parts.path.removeprefix(PREFIX), dict(parse_qsl(parts.query)))
+            if status != 200:
+                return status, body
+            path.write_bytes(body)
+        return 200, path.read_bytes()
+
+    def rest(self) -> KalshiRest:
+        return KalshiRest(f"https://venue{PREFIX}", _Clock(), random.Random(1), get=self.get)
+
+
+def run(out: Callable[[str], None]) -> None:
+    count = int(os.environ.get("SSMD_BENCH_MARKETS", "20000"))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for name in ("first", "second", "nats"):
+            (folder / name).mkdir()
+        listed = _stage("prepare", folder, count)["markets"]
+        size = sum(f.stat().st_size for f in (folder / "first").iterdir())
+        out(f"{listed:,} markets, {size / 1e6:,.0f} MB of pages; seconds, markets/s, peak memory of the process")
+        with nats_server(folder / "nats") as server:
+            plain = _stage("plain", folder, count)
+            _line(out, "plain: a dict of the pages' objects", plain, listed)
+            _line(out, "sync, all new", _stage("first", folder, count, server.url), listed)
+            second = _stage("second", folder, count, server.url)
+            _line(out, f"sync, 1 % changed ({sum(second['counts'].values()):,} changes)", second, listed)
+            _line(out, "sync, nothing changed", _stage("second", folder, count, server.url), listed)
+            view = _stage("view", folder, count, server.url)
+            _line(out, "rebuild of the view from the journal", view, listed)
+            fold = _stage("fold", folder, count, server.url)
+            _line(out, "rebuild of the fold from the journal", fold, listed)
+            if view["digest"] != fold["digest"]:
+                raise RuntimeError("the view is not the fold")
+            out(f"  the view's file: {view['bytes'] / listed:,.0f} bytes a market; digests of view and fold are equal")
+            _asked(out, _stage("ask", folder, count, server.url), plain)
+
+
+def _line(out: Callable[[str], None], what: str, figures: dict[str, Any], count: int) -> None:
+    out(f"  {what:<44} {figures['seconds']:8.2f} s {count / figures['seconds']:10,.0f}/s {figures['rss_mb']:8,.0f} MB")
+
+
+def _asked(out: Callable[[str], None], ours: dict[str, Any], plain: dict[str, Any]) -> None:
+    out("  asked, ms                                     ours p50      p99   dict p50      p99")
+    for name, (p50, p99) in ours["asked"].items():
+        beside = plain["asked"].get(name)
+        out(f"  {name:<44} {p50:9.2f} {p99:8.2f}" + (f" {beside[0]:10.2f} {beside[1]:8.2f}" if beside else ""))
+
+
+def _stage(name: str, folder: Path, count: int, url: str = "") -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.bench.secmaster", name, str(folder), str(count), url]
+    done = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, check=True)
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+def _questions(symbols: list[str]) -> dict[str, Callable[[View], Any]]:
+    rng = random.Random(3)
+    some = [rng.choice(symbols) for _ in range(_ASKED)]
+    return {
+        "show a market": lambda view: query.row_of(view, rng.choice(some)),
+        "list a series": lambda view: list(query.select(view, query.Filter(series=rng.choice(some).partition("-")[0]), 100)),
+        "list a category, active": lambda view: list(query.select(view, query.Filter(category="Commodities", status="active"), 100)),
+        "list what expires within 24 h": lambda view: list(
+            query.select(view, query.Filter(expires_from_ns=_START_MS * 10**6, expires_to_ns=(_START_MS + 86_400_000) * 10**6), 100)
+        ),
+        "search two words": lambda view: query.search(
+            view, f"{rng.choice(('copper', 'wheat', 'goals'))} {rng.choice(('Riga', 'Osaka'))}", 20
+        ),
+        "search a common word": lambda view: query.search(view, "above", 20),
+    }
+
+
+def _plain_questions(markets: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    rng = random.Random(3)
+    symbols = list(markets)
+
+    def series() -> Any:
+        wanted = rng.choice(symbols).partition("-")[0] + "-"
+        return sorted(s for s in markets if s.startswith(wanted))[:100]
+
+    def words() -> Any:
+        one, two = rng.choice(("copper", "wheat", "goals")), rng.choice(("riga", "osaka"))
+        return [s for s, m in markets.items() if one in (text := f"{m['title']} {m.get('rules_primary', '')}".lower()) and two in text][:20]
+
+    return {"show a market": lambda: markets[rng.choice(symbols)], "list a series": series, "search two words": words}
+
+
+def _percentiles(ask: Callable[[], Any], times: int) -> tuple[float, float]:
+    taken = []
+    for _ in range(times):
+        started = time.perf_counter()
+        ask()
+        taken.append((time.perf_counter() - started) * 1e3)
+    return statistics.median(taken), sorted(taken)[int(len(taken) * 0.99) - 1]
+
+
+async def _listed(pages: _Pages) -> int:
+    return sum([len(page.markets) async for page in pages.rest().definitions()])
+
+
+def _plain(folder: Path) -> dict[str, Any]:
+    """What a script does: every page, every object, by its ticker."""
+    started = time.perf_counter()
+    markets: dict[str, Any] = {}
+    for path in (folder / "first").iterdir():
+        page = json.loads(path.read_bytes())
+        for event in page.get("events") or []:
+            markets.update((m["ticker"], m) for m in event.get("markets") or [])
+        markets.update((m["ticker"], m) for m in page.get("markets") or [])
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "asked": {name: _percentiles(ask, 20) for name, ask in _plain_questions(markets).items()}}
+
+
+async def _synchronise(folder: Path, pages: _Pages, journal: JetStreamJournal) -> dict[str, Any]:
+    clock = _Clock()
+    view = View(folder / "view.sqlite")
+    ledger = Ledger(journal, view, "bench", clock, Backoff(random.Random(1), 0.1, 1.0), days=DayRule(), who="bench")
+    sync = Sync(ledger, clock, observed_changes, derived_changes)
+    started = time.perf_counter()
+    summary = await sync.run(pages.rest(), Question("kalshi", "https://venue"), "bench", full=True, meter=Silent())
+    return {"seconds": time.perf_counter() - started, "counts": summary.synced.counts}
+
+
+async def _view(folder: Path, journal: JetStreamJournal) -> dict[str, Any]:
+    path = folder / "again.sqlite"
+    started = time.perf_counter()
+    view = View(path)
+    await catch_up(view, History(_STREAM, journal))
+    seconds = time.perf_counter() - started
+    size = path.stat().st_size  # noqa: ASYNC240 (nothing else runs)
+    return {"seconds": seconds, "digest": view.digest(), "bytes": size}
+
+
+async def _fold(journal: JetStreamJournal) -> dict[str, Any]:
+    started = time.perf_counter()
+    projection = SecmasterProjection()
+    async for records in journal.read(_STREAM):
+        projection.apply(Block.of(records))
+    return {"seconds": time.perf_counter() - started, "digest": Digester(projection).digest()}
+
+
+def _ask(folder: Path) -> dict[str, Any]:
+    view = View(folder / "view.sqlite")
+    symbols = [symbol for (symbol,) in view.query("SELECT symbol FROM markets ORDER BY random() LIMIT 1000")]
+    return {"asked": {name: _percentiles(lambda ask=ask: ask(view), _ASKED) for name, ask in _questions(symbols).items()}}  # type: ignore[misc]
+
+
+async def _measured(name: str, folder: Path, count: int, url: str) -> dict[str, Any]:
+    first, second = _Pages(folder / "first", count, 0.0), _Pages(folder / "second", count, 0.01)
+    if name == "prepare":
+        await _listed(second)
+        return {"markets": await _listed(first)}
+    if name == "plain":
+        return _plain(folder)
+    if name == "ask":
+        return _ask(folder)
+    journal = await JetStreamJournal.connect(url, WallClock(), token=TOKEN)
+    try:
+        if name == "view":
+            return await _view(folder, journal)
+        if name == "fold":
+            return await _fold(journal)
+        return await _synchronise(folder, first if name == "first" else second, journal)
+    finally:
+        await journal.close()
+
+
+def main() -> None:
+    name, folder, count, url = sys.argv[1:]
+    figures = asyncio.run(_measured(name, Path(folder), int(count), url))
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps(figures | {"rss_mb": peak_kib / 1024}))
+
+
+if __name__ == "__main__":
+    main()
