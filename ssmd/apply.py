@@ -15,13 +15,12 @@ from journal.entry import canonical_json
 from journal.errors import BadFile, JournalRefused, KeyRefused
 from journal.protocols import Cache, Keeper, Storage
 from journal.subjects import Stream
-from ssmd.configuration import Configuration, document, in_force, journal_configuration, name_of
+from ssmd.configuration import Configuration, document, journal_configuration, name_of, newest
 from ssmd.settings import IMPORT, Settings
 from ssmd.wiring import day_rule
 
 # Every domain stream that any part of ssmd writes: made beforehand, they can be looked at before the first entry.
 DOMAINS = ("secmaster", "day", "key", "system", "dlq", "signals", "feedback", "shard")
-_FOREVER_NS = 2**63 - 1
 
 
 class Step(NamedTuple):
@@ -68,9 +67,10 @@ async def plan(settings: Settings, clock: Clock, journal: Keeper | None, storage
     steps.append(Step(f"objects in {settings.storage}", "there" if there else "", "there", "keep" if there else "create"))
     await cache.ping()
     steps.append(Step(f"cache {settings.environment.cache.type}", "answers", "answers", "keep"))
-    wanted = name_of(canonical_json(document(settings, day_rule(settings).day_of(clock.wall_ns()))))
-    newest = await in_force(journal, settings.env, _FOREVER_NS) if journal else None
-    present = newest.sha256 if newest else ""
+    day = day_rule(settings).day_of(clock.wall_ns())
+    wanted = name_of(canonical_json(await asyncio.to_thread(document, settings, day)))
+    found = await newest(journal, settings.env) if journal else None
+    present = found.sha256 if found else ""
     action: Literal["keep", "update", "create"] = "keep" if present == wanted else "update" if present else "create"
     steps.append(Step("configuration in the journal", present[:12], wanted[:12], action))
     return steps

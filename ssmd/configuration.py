@@ -6,9 +6,9 @@ in it, the versions of feed and schema that were in force, the SHA-256 of each o
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
-from contextlib import aclosing
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,19 +16,18 @@ import msgspec
 
 from journal.clock import Clock
 from journal.day import to_date
-from journal.entry import Entry, Event, Record, canonical_json
-from journal.errors import BadObject, NotFound, Superseded
+from journal.entry import Event, Record, canonical_json
+from journal.errors import BadObject, NotFound
 from journal.protocols import Journal, JournalReader
-from journal.subjects import Stream, escape
+from journal.subjects import Stream
 from replay.source import Source
 from ssmd.metadata.project import file_hash
 from ssmd.settings import Settings, shown
 from ssmd.software import LIBRARIES, installed, software
+from ssmd.system import say
 from ssmd.wiring import day_rule
 
 TYPE = "configuration"
-_FEED = "system"
-_TRIES = 8  # each lost one is another process's configuration
 _GIT_S = 10.0
 # Of an environment's symbols as they are journalled; more are named by their number and the file's hash: a message holds 1 MiB.
 _SYMBOLS = 2_000
@@ -110,49 +109,34 @@ async def journal_configuration(journal: Journal, settings: Settings, clock: Clo
     Any number of processes may do so at once.
     """
     rule = day_rule(settings)
-    day = rule.day_of(clock.wall_ns())
-    data = canonical_json(document(settings, day))
-    stream, subject = _place(settings.env)
-    await journal.ensure(stream)
-    for _ in range(_TRIES):
-        newest = await journal.last(stream, subject)
-        if newest and (found := _parse(stream, newest)).sha256 == name_of(data):
-            return found
-        now_ns = max(clock.wall_ns(), newest.entry.effective_ns if newest else 0)
-        entry = Entry(
-            Event(TYPE, data, who, why), _FEED, settings.env, blake2b(f"{TYPE}:{settings.env}".encode(), digest_size=16).digest(),
-            newest.entry.frame + 1 if newest else 1, clock.wall_ns(), clock.mono_ns(), now_ns, rule.day_of(now_ns),
-        )  # fmt: skip
-        try:
-            (sequence,) = await journal.append_if(stream, [entry], [newest.sequence if newest else 0])
-        except Superseded:
-            continue
-        return _parse(stream, Record(sequence, entry))
-    raise Superseded(subject)
+    # In a thread: it asks git.
+    found = await asyncio.to_thread(document, settings, rule.day_of(clock.wall_ns()))
+    event = Event(TYPE, canonical_json(found), who, why)
+    return _parse(settings.env, await say(journal, settings.env, settings.env, event, clock=clock, days=rule))
 
 
-async def in_force(reader: JournalReader | Source, env: str, effective_ns: int) -> Configuration | None:
+async def in_force(source: Source, env: str, effective_ns: int) -> Configuration | None:
     """The newest configuration up to that time, None when there was none; from a journal, an archive or both."""
-    stream, subject = _place(env)
-    chunks = reader.read(stream, subjects=[subject]) if hasattr(reader, "read") else reader.records(stream, [subject])
-    best: Record | None = None
-    async with aclosing(chunks) as runs:  # type: ignore[type-var]
-        # Few of a stream's entries: days when something changed. Other writers of the stream keep other times, so it cannot be searched.
-        async for records in runs:
-            for record in records:
-                if record.entry.effective_ns <= effective_ns:
-                    best = record
-    return _parse(stream, best) if best else None
-
-
-def _place(env: str) -> tuple[Stream, str]:
     stream = Stream(env, domain="system")
-    return stream, f"{env}.system.{TYPE}.{escape(env)}"
+    best: Record | None = None
+    # Few of a stream's entries: days when something changed. Other writers of the stream keep other times, so it cannot be searched.
+    async for records in source.records(stream, [stream.subject("", TYPE, env)]):
+        for record in records:
+            if record.entry.effective_ns <= effective_ns:
+                best = record
+    return _parse(env, best) if best else None
 
 
-def _parse(stream: Stream, record: Record) -> Configuration:
+async def newest(journal: JournalReader, env: str) -> Configuration | None:
+    """The configuration in force now, None when there is none."""
+    stream = Stream(env, domain="system")
+    found = await journal.last(stream, stream.subject("", TYPE, env))
+    return _parse(env, found) if found else None
+
+
+def _parse(env: str, record: Record) -> Configuration:
     entry, body = record.entry, record.entry.body
-    position = f"{stream.name}:{record.sequence}"
+    position = f"{env}_system:{record.sequence}"
     if not isinstance(body, Event):
         raise BadObject(f"{position} is no configuration, and its subject says that it is: compare the stream with the archive")
     try:

@@ -14,14 +14,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from hashlib import blake2b
 from typing import NamedTuple
 
 from journal.archive import segments_of
 from journal.cache import prefix_of
 from journal.clock import Clock
 from journal.day import iso
-from journal.entry import Control, Entry, Event, canonical_json
+from journal.entry import Control, Event, canonical_json
 from journal.errors import CallerError
 from journal.manifest import date_name
 from journal.protocols import Cache, Keeper, ObjectInfo, Storage
@@ -31,6 +30,7 @@ from replay.ledger import Ledger
 from replay.source import INTERLEAVED, JournalSource
 from ssmd.locks import archiver_lock, held, import_lock
 from ssmd.settings import Settings
+from ssmd.system import say
 from ssmd.wiring import day_rule
 
 EVENT = "teardown"
@@ -274,17 +274,5 @@ async def _folded(journal: Keeper, stream: Stream, sequence: int) -> bool:
 
 async def note_day(settings: Settings, clock: Clock, journal: Keeper, *, day: int, doomed: list[Doomed], who: str) -> None:
     """Journal that the day was torn down, before it is: the same words are not said twice."""
-    stream = Stream(settings.env, domain="system")
-    rule = day_rule(settings)
     data = canonical_json({"date": iso(day), "deleted": [{"kind": d.kind, "name": d.name, "count": d.total} for d in doomed]})
-    await journal.ensure(stream)
-    newest = await journal.last(stream, stream.subject("", EVENT, iso(day)))
-    if newest and isinstance(newest.entry.body, Event) and newest.entry.body.data == data:
-        return
-    epoch = blake2b(f"{EVENT}:{settings.env}:{day}".encode(), digest_size=16).digest()
-    now_ns = max(clock.wall_ns(), newest.entry.effective_ns if newest else 0)
-    entry = Entry(
-        Event(EVENT, data, who, "env teardown"), "system", iso(day), epoch, newest.entry.frame + 1 if newest else 1,
-        now_ns, clock.mono_ns(), now_ns, rule.day_of(now_ns),
-    )  # fmt: skip
-    await journal.append_if(stream, [entry], [newest.sequence if newest else 0])
+    await say(journal, settings.env, iso(day), Event(EVENT, data, who, "env teardown"), clock=clock, days=day_rule(settings))

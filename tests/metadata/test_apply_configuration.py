@@ -112,7 +112,7 @@ def test_it_is_appended_when_it_changes(root: Path) -> None:
             clock.at_ns += 10 * SECOND
             return await journal_configuration(journal, read(root), clock, who="me", why="because")
 
-        assert await in_force(journal, "kalshi", 2**63 - 1) is None
+        assert await in_force(JournalSource(journal), "kalshi", 2**63 - 1) is None
         first = await say()
         assert await say() == first
         write(root, "kalshi", "description: second\n")
@@ -127,7 +127,7 @@ def test_it_is_appended_when_it_changes(root: Path) -> None:
 
         await Archiver(journal, storage, "kalshi", clock).catch_up()
         archive = ArchiveReader(storage, "kalshi")
-        for reader in (journal, archive, JournalSource(journal), ArchiveSource(archive), JoinedSource(archive, journal)):
+        for reader in (JournalSource(journal), ArchiveSource(archive), JoinedSource(archive, journal)):
             for at_s, expected in ((1_009, None), (1_010, first), (1_029, first), (1_030, second), (1_049, second), (1_050, third)):
                 assert await in_force(reader, "kalshi", at_s * SECOND) == expected
             assert await in_force(reader, "kalshi-dev", 2**63 - 1) is None
@@ -143,7 +143,7 @@ def test_a_clock_set_back_takes_nothing_back(root: Path) -> None:
         write(root, "kalshi", "description: second\n")
         second = await journal_configuration(journal, read(root), clock, who="", why="")
         assert second.effective_ns == 1_000 * SECOND
-        assert await in_force(journal, "kalshi", 1_000 * SECOND) == second
+        assert await in_force(JournalSource(journal), "kalshi", 1_000 * SECOND) == second
 
     asyncio.run(check())
 
@@ -188,7 +188,7 @@ def test_what_is_no_configuration_is_told(root: Path) -> None:
         bad = msgspec.structs.replace(entry, frame=2, body=msgspec.structs.replace(entry.body, data=b"[]"))
         await journal.append(SYSTEM, [bad])
         with pytest.raises(BadObject, match="kalshi_system:2 is no configuration"):
-            await in_force(journal, "kalshi", 2**63 - 1)
+            await in_force(JournalSource(journal), "kalshi", 2**63 - 1)
 
     asyncio.run(check())
 
