@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
 import pytest
 
+from exchanges.kalshi import rest as rest_module
 from exchanges.kalshi.rest import (
     MAX_PAGES,
     MAX_TRIES,
@@ -231,3 +234,26 @@ def test_a_url_with_secrets_is_refused_without_repeating_them(url: str) -> None:
     with pytest.raises(CallerError) as refused:
         KalshiRest(url, WallClock(), random.Random(1))
     assert "hidden" not in str(refused.value)
+
+
+def test_an_answer_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Trickles(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(30):  # each byte in time, the whole never
+                    self.wfile.write(b" ")
+                    time.sleep(0.05)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(rest_module, "ANSWER_S", 0.2)
+    monkeypatch.setattr(rest_module, "MAX_TRIES", 2)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Trickles) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        rest = KalshiRest(f"http://127.0.0.1:{server.server_port}", Venue(), random.Random(1))
+        with pytest.raises(VenueUnavailable, match="did not answer in 2 tries: TimeoutError"):
+            asyncio.run(rest.status())
+        server.shutdown()
