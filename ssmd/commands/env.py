@@ -12,12 +12,12 @@ from journal.clock import WallClock
 from journal.errors import CallerError, NotFound, SsmdError
 from ssmd.commands.env_apply import apply
 from ssmd.commands.env_teardown import teardown
+from ssmd.commands.fields import Given, fields, settable, unsettable
 from ssmd.commands.files import as_of, document, editing, show_list
 from ssmd.commands.files import show as show_document
 from ssmd.metadata import edit
 from ssmd.metadata.edit import Edit
 from ssmd.metadata.environment import Environment, Key
-from ssmd.metadata.fields import Given, fields, settable, unsettable
 from ssmd.metadata.project import Project
 from ssmd.names import ENVIRONMENT
 from ssmd.options import env_named, examples, projected, settings_of

@@ -9,12 +9,12 @@ from typing import Any
 import click
 
 from journal.errors import CallerError, NotFound
+from ssmd.commands.fields import CHOSEN, Given, fields, settable, unsettable
 from ssmd.commands.files import as_of, document, editing, show_list, today
 from ssmd.commands.files import show as show_document
 from ssmd.metadata import edit
 from ssmd.metadata.edit import Edit
 from ssmd.metadata.feed import CaptureLocation, Feed, FeedVersion
-from ssmd.metadata.fields import CHOSEN, Given, fields, settable, unsettable
 from ssmd.metadata.project import Project
 from ssmd.names import FEED
 from ssmd.options import examples, projected

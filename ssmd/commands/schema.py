@@ -11,11 +11,11 @@ import click
 from journal.errors import CallerError, NotFound
 from ssmd import render
 from ssmd.commands.feed import in_force
+from ssmd.commands.fields import Given, fields
 from ssmd.commands.files import as_of, document, editing, show_list, today
 from ssmd.commands.files import show as show_document
 from ssmd.metadata import edit
 from ssmd.metadata.edit import Edit
-from ssmd.metadata.fields import Given, fields
 from ssmd.metadata.project import Project, file_hash
 from ssmd.metadata.schema import SUFFIX, Schema, SchemaVersion
 from ssmd.names import SCHEMA

@@ -61,7 +61,7 @@ def _environments(project: Project, chosen: Sequence[Path], env: str) -> Iterato
 def _asked(ctx: click.Context, project: Project, path: Path, *, keys: bool, reachable: bool) -> Iterator[Finding]:
     from journal.clock import WallClock
     from ssmd.metadata.problem import Finding
-    from ssmd.metadata.reach import reach_problems
+    from ssmd.reach import reach_problems
 
     settings = settings_of(ctx, project, path.stem)
     problems = list(_key_problems(settings)) if keys else []

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from ssmd.cli import main
-from ssmd.metadata import fields
+from ssmd.commands import fields
 from ssmd.metadata.environment import Environment, Key
 from ssmd.metadata.feed import CaptureLocation, Feed, FeedVersion
 from ssmd.metadata.model import Model

@@ -15,8 +15,8 @@ import pytest
 from exchanges.simulator.server import SimulatorServer
 from exchanges.simulator.synthetic import SyntheticFeed
 from journal.clock import WallClock
+from ssmd import reach
 from ssmd.cli import COMMANDS
-from ssmd.metadata import reach
 from ssmd.metadata.project import Project
 from ssmd.settings import Settings
 from tests import ministack, valkey
