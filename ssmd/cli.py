@@ -30,6 +30,7 @@ COMMANDS = {
     "run": ("ssmd.commands.run:run", "Run one service: connector, archiver, projector or secmaster."),
     "journal": ("ssmd.commands.journal:journal", "Look at the journal: tail, show, streams."),
     "secmaster": ("ssmd.commands.secmaster:secmaster", "Which markets there are and were: sync, list, show, search, changes, export."),
+    "day": ("ssmd.commands.day:day", "Trading days: status, run, start, end, roll, history, show, recover, schedule."),
     "replay": ("ssmd.commands.replay:replay", "Replay a day, and verify that its state is what it was live."),
     "book": ("ssmd.commands.book:book", "Show an order book, now or at any past moment."),
     "data": ("ssmd.commands.data:data", "Bring recordings in: import, replay."),

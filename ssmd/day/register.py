@@ -45,7 +45,7 @@ class Register:
     """Made on the journal's loop. Every method raises `StoreError`."""
 
     def __init__(self, journal: Journal, clock: Clock, env: str, days: DayRule) -> None:
-        self._journal = journal
+        self.journal = journal
         self._clock = clock
         self.env = env
         self.stream = Stream(env, domain="day")
@@ -54,7 +54,7 @@ class Register:
 
     async def get(self, day: date) -> TradingDay:
         """As the journal has it now; PENDING when nothing ever happened to it."""
-        if await self._journal.info(self.stream) is None:
+        if await self.journal.info(self.stream) is None:
             return self._new(day)
         with _our_errors():
             return await asyncio.to_thread(self._load, day)
@@ -85,7 +85,7 @@ class Register:
 
     async def dates(self) -> list[date]:
         """Days that something happened to, ascending."""
-        return await dates(self._journal, self.env)
+        return await dates(self.journal, self.env)
 
     async def open(self) -> list[TradingDay]:
         """Days that are STARTING, ACTIVE or ENDING, ascending."""

@@ -1,0 +1,126 @@
+"""What `ssmd day` prints."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import date
+from typing import Any
+
+import msgspec
+
+from journal.archive import find_manifest
+from journal.day import to_int
+from journal.entry import Event
+from journal.errors import NotFound, SsmdError
+from journal.protocols import JournalReader, Storage
+from journal.subjects import Stream
+from ssmd.day.aggregate import OPEN, State, TradingDay
+from ssmd.day.calendar import Calendar
+from ssmd.day.processes import TYPE
+from ssmd.day.record import read_record
+from ssmd.day.register import Fact
+from ssmd.moments import rfc3339
+
+_MAX_PROCESSES = 500  # the newest ones of a day
+
+
+def line(day: TradingDay, now_ns: int, *, runner: bool | None = None) -> dict[str, Any]:
+    """A day in a row. `runner` says whether one lives; None: not asked."""
+    row: dict[str, Any] = {
+        "date": day.day, "state": day.state, "since": rfc3339(day.since_ns), "step": day.step, "done": list(day.done), "by": day.who,
+        "why": day.why, "forced": day.forced,
+    }  # fmt: skip
+    if runner is not None:
+        row["runner"] = "lives" if runner else "none"
+        row["for_s"] = max(0, now_ns - day.since_ns) // 10**9 if day.since_ns else 0
+    return row
+
+
+def brief(day: TradingDay, facts: list[Fact]) -> dict[str, Any]:
+    """A day in `ssmd day history`."""
+    moves = [f for f in facts if f.day == day.day and f.what == "moved"]
+    first = {f.detail["to"]: f for f in reversed(moves)}
+    active, ended = first.get(State.ACTIVE), moves[-1] if moves and moves[-1].detail["to"] not in OPEN else None
+    return {
+        "date": day.day, "state": day.state, "started_by": moves[0].who if moves else "", "active": rfc3339(active.at_ns if active else 0),
+        "ended": rfc3339(ended.at_ns if ended else 0), "ended_by": next((f.who for f in moves if f.detail["to"] == State.ENDING), ""),
+        "forced": day.forced, "record": day.record, "why": day.why,
+    }  # fmt: skip
+
+
+async def whole(day: TradingDay, facts: list[Fact], calendar: Calendar, journal: JournalReader, storage: Storage) -> dict[str, Any]:
+    """Everything about a day: its timeline, its processes, its archive and its record, which is checked."""
+    when = date.fromisoformat(day.day)
+    stream = Stream(day.env, shard="0")
+    recorded = await asyncio.to_thread(_record, storage, day.record) if day.record else None
+    archive = await asyncio.to_thread(_archive, storage, stream, to_int(when))
+    last = int(recorded["body"]["last"]) if recorded and "body" in recorded else 0
+    return {
+        "env": day.env, "date": day.day, "state": day.state, "since_ns": day.since_ns, "by": day.who, "why": day.why, "forced": day.forced,
+        "opens_ns": calendar.opens_ns(when), "over_ns": calendar.over_ns(when), "step": day.step,
+        "timeline": [{"position": f.position, "at_ns": f.at_ns, "what": f.what, "who": f.who, **f.detail} for f in facts],
+        "processes": await _processes(journal, day.env, to_int(when)),
+        "archive": archive,
+        "record": recorded,
+        "late_entries": max(0, archive["last"] - last) if archive and last else 0,
+    }  # fmt: skip
+
+
+def timeline(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The timeline as rows for people."""
+    rows = []
+    for fact in [*document["timeline"], *({**p, "what": "process"} for p in document["processes"])]:
+        if fact["what"] == "moved":
+            text = f"{fact['was']} → {fact['to']}{' (forced)' if fact['forced'] else ''}"
+            text += f": {fact['why']}" if fact["why"] else ""
+        elif fact["what"] == "step_ended":
+            plain = {k: v for k, v in fact["result"].items() if isinstance(v, str | int)}
+            text = f"{fact['phase']} {fact['step']}: {fact['outcome']}  {', '.join(f'{k} {v}' for k, v in plain.items())}"
+        elif fact["what"] == "process":
+            text = f"{fact['process']} {fact['happened']}, pid {fact['pid']}"
+        elif fact["what"] == "step_started":
+            continue
+        else:
+            text = f"{fact['what']} {msgspec.json.encode(fact.get('detail', {})).decode()}"
+        seconds = f"{fact['duration_ns'] / 1e9:.1f}" if fact.get("duration_ns") else ""
+        rows.append((fact["at_ns"], {"at": rfc3339(fact["at_ns"]), "what": text, "took_s": seconds, "who": fact["who"]}))
+    return [row for _, row in sorted(rows, key=lambda r: r[0])]
+
+
+async def _processes(journal: JournalReader, env: str, day: int) -> list[dict[str, Any]]:
+    stream, found = Stream(env, domain="system"), list[dict[str, Any]]()
+    if await journal.info(stream) is None:
+        return found
+    async for records in journal.read(stream, subjects=[f"{env}.system.{TYPE}.*"]):
+        for number, entry in records:
+            if entry.day == day and isinstance(entry.body, Event):
+                said = msgspec.json.decode(entry.body.data)
+                happened = said.pop("what", "")
+                row = {"position": f"{stream.name}:{number}", "at_ns": entry.effective_ns, "who": entry.body.who, "happened": happened}
+                found.append({**row, **said})
+        del found[:-_MAX_PROCESSES]
+    return found
+
+
+def _archive(storage: Storage, stream: Stream, day: int) -> dict[str, Any] | None:
+    found = find_manifest(storage, stream, day)
+    if not found:
+        return None
+    folder, manifest = found
+    segments = manifest.of_stream(stream.name)
+    return {
+        "folder": folder, "status": manifest.status, "entries": sum(s.entries for s in segments), "counts": manifest.counts,
+        "first": segments[0].first, "last": segments[-1].last, "objects": sum(len(s.objects) for s in segments),
+        "object_bytes": manifest.object_bytes, "gaps": msgspec.to_builtins(manifest.gaps),
+        "snapshots": msgspec.to_builtins(manifest.snapshots),
+    }  # fmt: skip
+
+
+def _record(storage: Storage, key: str) -> dict[str, Any]:
+    """The record, or what is wrong with it."""
+    try:
+        return {"key": key, **read_record(storage.get(key), key)}
+    except NotFound:
+        return {"key": key, "error": "the object is gone; restore it from a copy"}
+    except SsmdError as error:
+        return {"key": key, "error": str(error)}

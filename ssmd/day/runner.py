@@ -1,0 +1,232 @@
+"""The runner: owns an environment's processes, carries out what its days ask for, and follows the schedule.
+
+There is one on a machine for each environment and data directory; its lock tells others that it lives. What operators want is in the
+journal (a day that is STARTING or ENDING), so it matters to nobody whether the runner that carries it out is the one that was there then:
+killed at any instant, the next one goes on from the last step that was done, and starts the processes of days that are ACTIVE again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import date
+from pathlib import Path
+from typing import TypeVar
+
+from journal.clock import Clock
+from journal.errors import CallerError, JournalUnavailable, SsmdError
+from ssmd.day.activity import Step
+from ssmd.day.aggregate import State, TradingDay
+from ssmd.day.calendar import Calendar
+from ssmd.day.embedded import EmbeddedDriver, Tell
+from ssmd.day.ending import plan_end
+from ssmd.day.register import Register
+from ssmd.day.schedule import WHO, due
+from ssmd.day.starting import Parts, plan_start
+from ssmd.locks import capture_lock, held
+from ssmd.settings import Settings
+
+TICK_S = 0.5
+# The wall clock may gain or lose this much on the monotonic one between two ticks before it is said to have jumped.
+JUMP_S = 5.0
+_T = TypeVar("_T")
+
+
+def runner_lock(settings: Settings) -> Path:
+    """Held by the one runner of the environment."""
+    return settings.data_dir / f"day-{settings.env}.lock"
+
+
+@asynccontextmanager
+async def runner_held(settings: Settings, clock: Clock) -> AsyncIterator[bool]:
+    """Be the runner: True; False where one lives. Raises `CallerError` where `ssmd up` captures into the same directory."""
+    async with held(runner_lock(settings), clock, waiting=None) as mine:
+        if not mine:
+            yield False
+            return
+        async with held(capture_lock(settings.data_dir), clock, waiting=None) as capture:
+            if not capture:
+                raise CallerError(f"another capture (`ssmd up`, or the days of another environment) works in {settings.data_dir}; stop it")
+            yield True
+
+
+async def runner_lives(settings: Settings, clock: Clock) -> bool:
+    if not runner_lock(settings).exists():
+        return False
+    async with held(runner_lock(settings), clock, waiting=None) as mine:
+        return not mine
+
+
+class Runner:
+    """`run` until `stop`; `parts.processes` must be there. `carry_out` does one day's phase and returns."""
+
+    def __init__(self, parts: Parts, register: Register, who: str, tell: Tell) -> None:
+        self._parts = parts
+        self._clock = parts.clock
+        self._register = register
+        self._who = who
+        self._tell = tell
+        self._calendar = Calendar(parts.settings.environment.schedule)
+        self.driver = EmbeddedDriver(register, parts.clock, who, tell)
+        self._stop = asyncio.Event()
+        self._states: dict[date, State] = {}
+        self._seen = -1  # last sequence of the days' stream that `_states` knows
+        self._offset_ns = 0
+        self._told = ""
+
+    def stop(self) -> None:
+        """Leave everything as it is: days stay what they are, and the next runner goes on."""
+        self._stop.set()
+
+    async def run(self, *, first: bool = True) -> None:
+        """Until `stop`; with `first`, today's day is asked for if none was yet. Raises what ended a process for good."""
+        processes = self._parts.processes
+        if processes is None:
+            raise CallerError("a runner needs processes")
+        self._offset_ns = self._clock.wall_ns() - self._clock.mono_ns()
+        await self._look()
+        await self._resume()
+        while not self._stop.is_set():
+            try:
+                jumped = self._jumped()
+                await self._look()
+                for move in due(self._calendar, self._states, self._clock.wall_ns(), first=first):
+                    with suppress(CallerError):  # an operator was first
+                        await self._register.move(move.day, move.to, who=WHO, why=f"{move.why}{jumped}")
+                first = False
+                await self._look()
+                await self._carry_out_all()
+            except JournalUnavailable as error:
+                self._say(f"waiting: {error}")
+            if processes.failed.done():
+                await self._fail(processes.failed.result())
+            if not self._calendar.auto_roll and not self._open():
+                self._say("no day is open, and the schedule begins none by itself")
+                return
+            await self._pause(TICK_S)
+
+    async def begin(self, day: date) -> State:
+        """Carry out the phase that `day` is in, now; what it is then. Raises what ended a process for good."""
+        await self._unless_stopped(self.carry_out(day))
+        await self._look()
+        if self._parts.processes and self._parts.processes.failed.done():
+            await self._fail(self._parts.processes.failed.result())
+        return self._states[day]
+
+    async def carry_out(self, day: date) -> TradingDay:
+        """The phase that `day` is in."""
+        found = await self._register.get(day)
+        plan: Sequence[Step] = plan_start(self._parts) if found.phase == "start" else plan_end(self._parts, self._register)
+        return await self.driver.run(day, plan)
+
+    async def _carry_out_all(self) -> None:
+        """What starts first: a day that ends may take its time."""
+        for state in (State.STARTING, State.ENDING):
+            for day in sorted(d for d, s in self._states.items() if s is state):
+                if self._stop.is_set():
+                    return
+                await self._unless_stopped(self.carry_out(day))
+                await self._look()
+                if state is State.ENDING and any(s is State.STARTING for s in self._states.values()):
+                    return
+
+    async def _unless_stopped(self, doing: Awaitable[_T]) -> _T | None:
+        """None when it was interrupted: by `stop`, or by a process that could not run."""
+        processes = self._parts.processes
+        task, stopping = asyncio.ensure_future(doing), asyncio.ensure_future(self._stop.wait())
+        watched: set[asyncio.Future[object]] = {task, stopping}  # type: ignore[arg-type]
+        if processes:
+            watched.add(processes.failed)  # type: ignore[arg-type]
+        try:
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        except CallerError as error:  # somebody else carries it out
+            self._say(str(error))
+            return None
+        finally:
+            stopping.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+
+    async def _resume(self) -> None:
+        """The processes of days that are ACTIVE; days that had an error are left to an operator."""
+        for day, state in sorted(self._states.items()):
+            if state is State.ACTIVE and self._parts.processes:
+                found = {name: await self._parts.processes.ensure(name) for name in ("archiver", "projector", "connector")}
+                if not all(f["already_ran"] for f in found.values()):
+                    await self._note(day, "resumed", {"pids": {name: f["pid"] for name, f in found.items()}})
+                    self._tell(f"{day} is ACTIVE: its processes run again")
+            elif state in {State.ERROR, State.FAILED} and day == max(self._states):
+                self._tell(f"{day} is {state.value}; see `ssmd day show`, and `ssmd day recover` to go on")
+
+    async def _fail(self, error: SsmdError) -> None:
+        """A process cannot run: the days that need it have an error, and the runner ends."""
+        for day in self._open():
+            if self._states[day] in {State.STARTING, State.ACTIVE}:
+                with suppress(CallerError):
+                    await self._register.move(day, State.ERROR, who=self._who, why=str(error)[:2_000])
+                self._tell(f"{day} is ERROR")
+        raise error
+
+    async def _note(self, day: date, what: str, detail: dict[str, object]) -> None:
+        await self._register.change(day, lambda d: d.note(what, self._clock.wall_ns(), self._who, detail), who=self._who)
+
+    async def _look(self) -> None:
+        """The states of all days, read again when something happened to one."""
+        info = await self._parts.journal.info(self._register.stream)
+        last = info.last if info else 0
+        if last == self._seen:
+            return
+        for day in await self._register.dates():
+            # What is COMPLETE stays so.
+            if self._states.get(day) is not State.COMPLETE:
+                self._states[day] = State((await self._register.get(day)).state)
+        self._seen = last
+
+    def _open(self) -> list[date]:
+        return sorted(d for d, s in self._states.items() if s in {State.STARTING, State.ACTIVE, State.ENDING})
+
+    def _jumped(self) -> str:
+        """By how much the wall clock has jumped since the last tick, for the reason of what it brings about."""
+        offset_ns = self._clock.wall_ns() - self._clock.mono_ns()
+        jump_s, self._offset_ns = (offset_ns - self._offset_ns) / 1e9, offset_ns
+        if abs(jump_s) < JUMP_S:
+            return ""
+        self._tell(f"the clock jumped by {jump_s:+.0f} s")
+        return f"; the clock jumped by {jump_s:+.0f} s"
+
+    def _say(self, text: str) -> None:
+        """Once, while it stays the same."""
+        if text != self._told:
+            self._told = text
+            self._tell(text)
+
+    async def _pause(self, seconds: float) -> None:
+        waits = {asyncio.ensure_future(self._clock.sleep(seconds)), asyncio.ensure_future(self._stop.wait())}
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+
+async def watch(register: Register, clock: Clock, settings: Settings, day: date, tell: Callable[[str], object]) -> TradingDay:
+    """Follow what the living runner does about `day` until it is no longer STARTING or ENDING. Raises `CallerError` when it dies."""
+    seen, told = -1, ""
+    while True:
+        info = await register.journal.info(register.stream)
+        if info and info.last != seen:
+            seen = info.last
+            found = await register.get(day)
+            if found.state not in {State.STARTING, State.ENDING}:
+                tell(f"{day} is {found.state}{f': {found.why}' if found.state in {State.ERROR, State.FAILED} else ''}")
+                return found
+            now = f"{day} {found.phase}: {found.step or 'next step'} (done: {', '.join(found.done) or 'nothing'})"
+            if now != told:
+                told = now
+                tell(now)
+        if not await runner_lives(settings, clock):
+            raise CallerError(f"the runner has ended while day {day} was {found.state}; `ssmd day recover` goes on from there")
+        await clock.sleep(TICK_S)

@@ -1,0 +1,172 @@
+"""The steps that start a day."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import date
+
+import msgspec
+
+from journal.clock import Clock
+from journal.day import to_int
+from journal.entry import Control, Lifecycle
+from journal.errors import CallerError, StorageError, StoreError, VenueUnavailable
+from journal.protocols import Journal, Storage
+from journal.subjects import Stream
+from ssmd.day.activity import Result, Step, Work
+from ssmd.day.processes import Processes
+from ssmd.settings import Settings
+
+_FIRST_FRAME_S = 30.0
+_SETTLE_S = 0.1
+_PROBE = b"written when a trading day starts, read back, and deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the steps work with."""
+
+    settings: Settings
+    clock: Clock
+    journal: Journal
+    storage: Storage
+    processes: Processes | None  # None: no process of the day is ours, so none can be started
+
+    @property
+    def stream(self) -> Stream:
+        """The market stream of the day: shard 0."""
+        return Stream(self.settings.env, shard="0")
+
+
+def plan_start(parts: Parts) -> Sequence[Step]:
+    steps = _Start(parts)
+    return (
+        Step("configuration", steps.configuration),
+        Step("storage", steps.storage),
+        Step("connector", steps.connector, volatile=True),
+        Step("archiver", steps.archiver, volatile=True),
+        Step("projector", steps.projector, volatile=True),
+        Step("health", steps.health, volatile=True),
+    )
+
+
+class _Start:
+    def __init__(self, parts: Parts) -> None:
+        self._p = parts
+
+    async def configuration(self, work: Work) -> Result:
+        """Validated, and journalled as what is in force. Raises `CallerError` with every error."""
+        from ssmd.configuration import journal_configuration
+        from ssmd.metadata.validation import check
+
+        settings, project = self._p.settings, self._p.settings.project
+        findings = [] if project.packaged else await asyncio.to_thread(check, project, today=work.day)
+        # Another environment's errors are not this day's.
+        others = {project.shown(project.environments.path(n)) for n in project.environments.names() if n != settings.env}
+        findings = [f for f in findings if f.file not in others]
+        if errors := [f for f in findings if f.severity == "error"]:
+            raise CallerError("\n".join(["the configuration has errors; see `ssmd validate`", *map(str, errors[:20])]))
+        found = await journal_configuration(self._p.journal, settings, self._p.clock, who=work.who, why=f"day {work.day}")
+        return {"sha256": found.sha256, "position": found.position, "warnings": len(findings)}
+
+    async def storage(self, work: Work) -> Result:
+        """The journal takes appends (it has just taken one) and the storage keeps what it is given."""
+        storage, env = self._p.storage, self._p.settings.env
+        info = await self._p.journal.info(self._p.stream)
+
+        def probe() -> None:
+            if not storage.exists():
+                storage.create()
+            key = f"{env}/_days/{work.day}/probe"
+            storage.put(key, _PROBE)
+            if storage.get(key) != _PROBE:
+                raise StorageError(f"{key} reads back other than it was written; check {self._p.settings.storage}")
+            storage.delete(key)
+
+        await asyncio.to_thread(probe)
+        return {"journal": self._p.stream.name, "last": info.last if info else 0, "storage": self._p.settings.storage}
+
+    async def connector(self, work: Work) -> Result:
+        del work
+        info = await self._p.journal.info(self._p.stream)
+        return {**await self._ensure("connector"), "after": info.last if info else 0}
+
+    async def archiver(self, work: Work) -> Result:
+        del work
+        return await self._ensure("archiver")
+
+    async def projector(self, work: Work) -> Result:
+        del work
+        return await self._ensure("projector")
+
+    async def _ensure(self, name: str) -> Result:
+        if self._p.processes is None:
+            raise CallerError(f"no runner: the {name} cannot be started from here; use `ssmd day run`")
+        return await self._p.processes.ensure(name)
+
+    async def health(self, work: Work) -> Result:
+        """The first frame since the connector was started; or silence that is to be expected.
+
+        That is: a connection that was open before and is, or one of a venue that has no market for us. Raises `VenueUnavailable` otherwise.
+        """
+        done = work.done.get("connector", {})
+        return await self._first_frame(work, int(done.get("after", 0)), again=bool(done.get("already_ran")))
+
+    async def _first_frame(self, work: Work, after: int, *, again: bool) -> Result:
+        seen = _Seen()
+        try:
+            async with asyncio.timeout(_FIRST_FRAME_S):
+                runs = self._p.journal.read(self._p.stream, start=after + 1, follow=True)
+                async with aclosing(runs) as records:  # type: ignore[type-var]
+                    async for some in records:
+                        for number, entry in some:
+                            seen.take(entry.body)
+                            if entry.raw:
+                                return {"first_frame": f"{self._p.stream.name}:{number}", "symbols": seen.symbols}
+                        work.beat(f"{seen.symbols} symbols, no frame yet")
+        except TimeoutError:
+            pass
+        if again and self._p.processes and self._p.processes.running("connector"):
+            return {"silence": f"no frame within {_FIRST_FRAME_S:g} s; the connection is open"}
+        if seen.opened and not seen.symbols:
+            return {"silence": "the connection is open, and the venue has no market for us"}
+        what = "the connection is open, but silent" if seen.opened else "no connection was opened"
+        raise VenueUnavailable(f"no frame within {_FIRST_FRAME_S:g} s: {what}; see the connector's log in the data directory")
+
+
+class _Seen:
+    def __init__(self) -> None:
+        self.opened = False
+        self.symbols = 0
+
+    def take(self, body: object) -> None:
+        if isinstance(body, Control) and body.action == "opened":
+            self.opened = self.opened or msgspec.json.decode(body.detail or "{}").get("kind") == "connection"
+        elif isinstance(body, Lifecycle):
+            self.symbols += 1
+
+
+async def bounds(parts: Parts, day: date) -> tuple[int, int]:
+    """First and last sequence of `day` in the market stream, by effective time; last is first - 1 when it has none.
+
+    The stream has one leased writer, so its effective times ascend and the day's entries are contiguous.
+    """
+    from datetime import timedelta
+
+    from ssmd.day.calendar import Calendar
+
+    calendar = Calendar(parts.settings.environment.schedule)
+    info = await parts.journal.info(parts.stream)
+    if info is None:
+        return 1, 0
+    first = await parts.journal.seek(parts.stream, calendar.opens_ns(day) - 1)
+    last = await parts.journal.seek(parts.stream, calendar.opens_ns(day + timedelta(days=1)) - 1) - 1
+    if first <= last:
+        for sequence in (first, last):
+            async for records in parts.journal.read(parts.stream, start=sequence, end=sequence):
+                if records[0].entry.day != to_int(day):
+                    raise StoreError(f"{parts.stream.name}:{sequence} is of day {records[0].entry.day}, and its time of {day}")
+    return first, last
