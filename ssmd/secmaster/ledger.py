@@ -8,7 +8,8 @@ decided again, which then finds less to do, or nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from exchanges.backoff import Backoff
@@ -19,7 +20,7 @@ from journal.errors import JournalUnavailable, Superseded
 from journal.market import Change, Market
 from journal.protocols import MAX_BATCH, Journal, JournalReader
 from ssmd.secmaster.reading import History, catch_up
-from ssmd.secmaster.stream import Synced, change_entry, secmaster, sync_entry
+from ssmd.secmaster.stream import Synced, change_entry, nameless_entry, secmaster, sync_entry
 from ssmd.secmaster.view import Row, View
 
 RUN = 500  # markets of one append: two changes of each in the largest, about 5 MB with the venue's objects
@@ -125,6 +126,18 @@ class Ledger:
             else:
                 return
         raise JournalUnavailable(f"{self._stream.name}: others synchronised {_TRIES} times meanwhile; try again")
+
+    async def keep(self, raws: Iterable[bytes]) -> None:
+        """Journal objects that name no market, each once."""
+        for raw in raws:
+            now_ns = self._clock.wall_ns()
+            effective_ns = max(self.view.place.effective_ns, now_ns)
+            day, mono_ns = self._days.day_of(effective_ns), self._clock.mono_ns()
+            entry = nameless_entry(
+                raw[:_MAX_RAW], effective_ns=effective_ns, recv_ns=now_ns, mono_ns=mono_ns, day=day, who=self._who
+            )  # fmt: skip
+            with suppress(Superseded):  # it is there
+                await self._append([entry], [0])
 
     async def _append(self, entries: Sequence[Entry], newest: Sequence[int]) -> None:
         """Append and fold. The same call again settles one without an answer."""

@@ -97,12 +97,12 @@ class Runs:
             yield found
             after = found[-1]
 
-    def counted(self, series: Collection[str]) -> int:
-        """Markets that are there and not settled."""
+    def counted(self, series: Collection[str], *, settled: bool) -> int:
+        """Markets that are there, with or without those that are `settled`."""
         marks = ",".join("?" * len(series))
         where = f" AND series IN ({marks})" if series else ""
-        query = f"SELECT count(*) FROM markets WHERE status NOT IN (?, 'settled'){where}"  # noqa: S608 (marks)
-        return int(next(self._view.query(query, (GONE, *series)))[0])
+        query = f"SELECT count(*) FROM markets WHERE status NOT IN (?, ?){where}"  # noqa: S608 (marks)
+        return int(next(self._view.query(query, (GONE, GONE if settled else "settled", *series)))[0])
 
     def finish(self, run: Run) -> None:
         self._forget(run.id)

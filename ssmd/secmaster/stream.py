@@ -11,7 +11,8 @@ from journal.market import TYPE, Change
 from journal.subjects import Stream
 
 FEED = "secmaster"
-SYNCS = "syncs"  # events of synchronisations, one subject a feed
+SYNCS = "syncs"  # events of synchronisations, one subject a source
+NAMELESS = "nameless"  # objects of the venue that name no market, one subject an object
 
 
 class Synced(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -48,6 +49,13 @@ def sync_entry(synced: Synced, feed: str, frame: int, *, effective_ns: int, mono
     """Synchronisation number `frame` of a feed, from 0."""
     epoch = blake2b(f"secmaster:{SYNCS}:{feed}".encode(), digest_size=16).digest()
     return Entry(Event(SYNCS, canonical_json(synced), who), FEED, feed, epoch, frame, synced.finished_ns, mono_ns, effective_ns, day)
+
+
+def nameless_entry(raw: bytes, *, effective_ns: int, recv_ns: int, mono_ns: int, day: int, who: str) -> Entry:
+    """What the venue sent in a list of markets and is none. One object, one entry, however often it is sent."""
+    name = blake2b(raw, digest_size=16).digest()
+    epoch = blake2b(b"secmaster:nameless:" + name, digest_size=16).digest()
+    return Entry(Event(NAMELESS, who=who), FEED, name.hex(), epoch, 0, recv_ns, mono_ns, effective_ns, day, raw=raw)
 
 
 def synced_of(entry: Entry) -> Synced | None:

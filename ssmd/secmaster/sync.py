@@ -24,6 +24,7 @@ from ssmd.secmaster.stream import Synced
 OVERLAP_NS = 600 * 10**9  # asked again of an incremental one: the venue's clock, ours, and answers that come from a cache
 _FEW = 100  # markets that may be gone at once without a question
 _EXAMPLES = 5
+_KEPT = 100  # objects without a name of one run: more of them say nothing more
 
 Observed = Callable[[Market | None, Market, bytes, int, str], Sequence[Change]]
 Due = Callable[[Market, int], Sequence[Change]]
@@ -75,7 +76,7 @@ class Sync:
             resumed = runs.resume(question.source, now_ns, full=full)
             since_ns = 0 if full or last is None else max(1, last[2].started_ns - OVERLAP_NS)
             run = resumed or runs.begin(name, question.source, since_ns, now_ns)
-            meter.stage("definitions", runs.counted(question.series) if full else 0)
+            meter.stage("definitions", runs.counted(question.series, settled=True) if full else 0)
             meter.advance(run.markets)
             notes = _Notes(meter)
             run = await self._pages(source, question, run, runs, notes)
@@ -134,6 +135,7 @@ class Sync:
         for some in _runs(page.markets):
             found = {m.symbol: Proposal(partial(_observe, self._observed, m, raw, now_ns), raw) for m, raw in some}
             counts.update(await self._ledger.propose(found))
+        await self._ledger.keep(page.nameless[: max(0, _KEPT - notes.nameless)])
         notes.take(page)
         return runs.page(run, page.cursor, {m.symbol for m, _ in page.markets}, counts)
 
@@ -141,7 +143,7 @@ class Sync:
         """Journal that what was not seen is gone; or only say how many, where the venue seems not to have listed all."""
         await self._ledger.catch_up()
         missing = sum(len(some) for some in runs.missing(run, series))
-        if not accept and missing > max(_FEW, runs.counted(series) // 10):
+        if not accept and missing > max(_FEW, runs.counted(series, settled=False) // 10):
             return run, missing
         meter.stage("removals", missing)
         for some in runs.missing(run, series):

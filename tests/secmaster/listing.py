@@ -51,6 +51,7 @@ class Listing:
         self.fail_after = -1
         self.asked: list[tuple[int, str]] = []
         self.epoch = "a"  # of its cursors
+        self.nameless: tuple[bytes, ...] = ()  # on its first page
 
     async def definitions(self, *, series: Sequence[str] = (), since_ns: int = 0, cursor: str = "") -> AsyncIterator[DefinitionPage]:
         self.asked.append((since_ns, cursor))
@@ -65,7 +66,7 @@ class Listing:
             page = [(m, f'{{"ticker":"{m.symbol}"}}'.encode()) for m in found[at : at + self.page]]
             at += self.page
             more = at < len(found)
-            yield DefinitionPage(page, f"{self.epoch}{at}" if more else "", min(at, len(found)))
+            yield DefinitionPage(page, f"{self.epoch}{at}" if more else "", min(at, len(found)), self.nameless if at == self.page else ())
             if not more:
                 return
 

@@ -8,18 +8,22 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from journal.archive import ArchiveReader
 from journal.block import Block
-from journal.entry import Record
-from journal.errors import VenueUnavailable
-from journal.memory import MemoryJournal
+from journal.clock import WallClock
+from journal.entry import Event, Record
+from journal.errors import HoleInStream, VenueUnavailable
+from journal.memory import MemoryJournal, MemoryStorage
 from projections.projection import Digester
 from projections.secmaster import SecmasterProjection, change_of
 from ssmd.secmaster.ledger import Ledger
+from ssmd.secmaster.past import changes_of, market_as_of
 from ssmd.secmaster.query import Filter, select
 from ssmd.secmaster.reading import History, catch_up
 from ssmd.secmaster.stream import secmaster
 from ssmd.secmaster.sync import OVERLAP_NS, Question
 from ssmd.secmaster.view import View
+from ssmd.services.archiver import Archiver
 from tests.secmaster.listing import ENV, HOUR_NS, NOON_NS, QUESTION, Listing, SetClock, ledger_of, market, synchronise
 
 STREAM = secmaster(ENV)
@@ -236,5 +240,50 @@ def test_the_view_of_another_journal_is_made_anew(tmp_path: Path) -> None:
         ledger = ledger_of(tmp_path, other)
         await ledger.open()
         assert len(in_view(ledger)) == 30
+
+    asyncio.run(body())
+
+
+def test_what_is_not_understood_is_kept_and_told(tmp_path: Path) -> None:
+    async def body() -> None:
+        journal = MemoryJournal()
+        ledger = ledger_of(tmp_path, journal)
+        venue = Listing(
+            [market(0), market(1, status="unknown", venue_status="frozen", flaws=("status",)), market(2, flaws=("close_time",))]
+        )
+        venue.nameless = (b'{"title":"no name"}', b"[]")
+        for _ in range(2):
+            summary = await synchronise(ledger, venue)
+            assert (summary.unknown, summary.flawed, summary.nameless) == ((market(1).symbol,), 2, 2)
+        assert [f.symbol for f in select(ledger.view, Filter(status="unknown"))] == [market(1).symbol]
+        kept = [r.entry for r in await all_records(journal) if isinstance(r.entry.body, Event) and r.entry.body.type == "nameless"]
+        assert [e.raw for e in kept] == list(venue.nameless)  # each once
+        assert (await folded(journal)).markets() == in_view(ledger)
+
+    asyncio.run(body())
+
+
+def test_what_the_journal_has_let_go_comes_from_the_archive(tmp_path: Path) -> None:
+    async def body() -> None:
+        journal, storage = MemoryJournal(), MemoryStorage()
+        ledger, venue, clock = ledger_of(tmp_path, journal), Listing([market(n) for n in range(60)]), WallClock()
+        await synchronise(ledger, venue)
+        venue.markets[0] = replace(venue.markets[0], title="changed")
+        await synchronise(ledger, venue)
+        await Archiver(journal, storage, ENV, clock).catch_up()
+        archive = ArchiveReader(storage, ENV, clock)
+        await journal.purge(STREAM, 40)
+        with pytest.raises(HoleInStream):
+            await catch_up(View(tmp_path / "none.sqlite"), History(STREAM, journal))
+        for name, history in (("both", History(STREAM, journal, archive)), ("archive", History(STREAM, archive))):
+            view = View(tmp_path / f"{name}.sqlite")
+            await catch_up(view, history)
+            await catch_up(view, history)
+            assert view.digest() == ledger.view.digest()
+            known, _, raw = await market_as_of(history, market(0).symbol, NOON_NS)
+            assert known.market == venue.markets[0]
+            assert raw
+            assert [len(records) async for records in changes_of(history, limit=500)] == [61]
+            assert await history.seek(NOON_NS - 1) == 1
 
     asyncio.run(body())
