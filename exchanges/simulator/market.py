@@ -23,9 +23,9 @@ def precise_iso(us: int) -> str:
     return f"{_second(whole)}.{micros:06d}".rstrip("0").rstrip(".") + "Z"
 
 
-@lru_cache(maxsize=2)  # nearly all frames share the second of the frame before
+@lru_cache(maxsize=64)  # nearly all frames share the second of the frame before, and the markets of an event their times
 def _second(whole: int) -> str:
-    return datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return datetime.fromtimestamp(whole, UTC).isoformat()[:19]
 
 
 class Market:
