@@ -15,7 +15,7 @@ from ssmd.keys.resolve import Resolver
 from ssmd.keys.secret import Secret, Variables
 from ssmd.keys.source import Place
 from ssmd.metadata.environment import Environment
-from ssmd.metadata.project import Project
+from ssmd.metadata.project import Project, expanded
 
 DATA_DIR = ".ssmd/data"
 ENV = "local"
@@ -109,13 +109,13 @@ class Settings:
         data = value("data") or (directory if project.packaged else project.root) / DATA_DIR
         return cls(
             env=env,
-            data_dir=Path(data).expanduser().absolute(),
+            data_dir=expanded(data).absolute(),
             environment=environment,
             project=project,
             nats_url=url,
             nats_token=Secret(token or environ.get("SSMD_NATS_TOKEN", "")),
             replicas=int(replicas or 0),
-            storage_url=value("storage"),
+            storage_url=_storage(value("storage")),
             origins=origins,
             variables=Variables(environ),
         )
@@ -152,17 +152,25 @@ def _nats(urls: str) -> tuple[str, str]:
 
 
 def _server(url: str) -> tuple[str, str]:
-    parts = urlsplit(url if "://" in url else f"nats://{url}")
     try:
+        parts = urlsplit(url if "://" in url else f"nats://{url}")
         port = parts.port or 4222
     except ValueError:
-        raise CallerError(f"--nats: {parts.hostname} has a port that is not a number; write nats://HOST:PORT") from None
-    if parts.scheme not in {"nats", "tls", "ws", "wss"} or not parts.hostname:
+        raise CallerError("--nats: its host or port cannot be; write nats://HOST:PORT, and %2F for / and the like in a password") from None
+    # What follows the host may be the end of a password that has a / or #.
+    if parts.scheme not in {"nats", "tls", "ws", "wss"} or not parts.hostname or parts.path.strip("/") or parts.query or parts.fragment:
         raise CallerError("--nats: write nats://HOST:PORT or nats://TOKEN@HOST:PORT (the token may be in SSMD_NATS_TOKEN)")
     if parts.password:
         return url, ""  # user and password stay: the client reads them from the URL
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return urlunsplit((parts.scheme, f"{host}:{port}", "", "", "")), parts.username or ""
+
+
+def _storage(url: str) -> str:
+    """`url`, which is shown wherever objects are missed, and so holds no secret."""
+    if "://" in url and not url.startswith("file:") and "@" in url:
+        raise CallerError("--storage: no user or password is written into it: S3's are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    return url
 
 
 def shown(urls: str) -> str:

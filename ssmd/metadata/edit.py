@@ -55,7 +55,7 @@ class Edit:
         path = self.path.resolve()
         try:
             with _locked(path.parent):
-                if (path.read_bytes() if path.exists() else None) != self.before:
+                if (path.read_bytes() if path.is_file() else None) != self.before:
                     raise CallerError(f"{self.shown} was changed by another program meanwhile; nothing was written: run it again")
                 _replace(path, self.after)
         except OSError as error:

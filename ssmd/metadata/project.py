@@ -5,12 +5,15 @@ Every problem of a file is a line ``FILE:LINE: key.path: what is wrong and what 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from errno import EFBIG, EINVAL
 from functools import cached_property
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Generic, TypeVar, get_args
 
 import msgspec
@@ -28,6 +31,8 @@ from ssmd.metadata.schema import Schema
 FOLDERS = ("feeds", "schemas", "environments")
 # A feed with a version a week for fifty years is half of it; what is larger is not one of ours.
 MAX_FILE_BYTES = 1 << 20
+# Ends of ruamel's messages that repeat what the file says, which may be a secret in the wrong place.
+_REPEATED = re.compile(r"(?<=duplicate key) .*|(?<=undefined alias) .*|(?<=undefined tag handle) .*", re.DOTALL)
 _M = TypeVar("_M", bound=Model)
 
 
@@ -75,7 +80,7 @@ class Project:
     def find(cls, directory: Path, named: str = "") -> Project:
         """The project `named`, else the nearest at or above `directory`, else the packaged one. Raises `CallerError`."""
         if named:
-            root = Path(named).expanduser().absolute()
+            root = expanded(named).absolute()
             if not (root / "exchanges" / "environments").is_dir():
                 raise CallerError(f"{root} is no project: it has no exchanges/environments; run `ssmd init {named}`")
             return cls(root)
@@ -111,6 +116,14 @@ class Project:
         return self
 
 
+def expanded(path: str | Path) -> Path:
+    """With ~ as the home. Raises `CallerError` where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise CallerError(f"{path}: there is no such user, or HOME is not set; write the whole path") from None
+
+
 def packaged() -> Project:
     """The starter set that is installed with ssmd."""
     spec = find_spec("exchanges")
@@ -124,35 +137,60 @@ def is_metadata(path: Path) -> bool:
     return path.is_file() and path.suffix == ".yaml" and "." not in path.stem
 
 
+def read_regular(path: Path) -> bytes:
+    """The file's bytes, at most one more than `MAX_FILE_BYTES`. Raises `OSError`, also for what is no file: a pipe would be waited for."""
+    if not S_ISREG(path.stat().st_mode):
+        raise OSError(EINVAL, "not a regular file")
+    with path.open("rb") as file:
+        return file.read(MAX_FILE_BYTES + 1)
+
+
 def file_hash(path: Path) -> str:
-    """SHA-256 of the file's bytes, hexadecimal."""
-    return sha256(path.read_bytes()).hexdigest()
+    """SHA-256 of the file's bytes, hexadecimal. Raises `OSError`."""
+    if len(content := read_regular(path)) > MAX_FILE_BYTES:
+        raise OSError(EFBIG, f"larger than {MAX_FILE_BYTES >> 20} MiB")
+    return sha256(content).hexdigest()
 
 
 def load(path: Path, shown: str) -> Any:
     """The file's YAML with comments and places kept. Raises `BadFile` for what is no YAML mapping, or too large."""
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise BadFile([f"{shown}: larger than {MAX_FILE_BYTES >> 20} MiB: this is no metadata file"])
-        return parse(path.read_bytes(), shown)
+        content = read_regular(path)
     except OSError as error:
         raise BadFile([f"{shown}: cannot be read: {error.strerror}"]) from None
+    if len(content) > MAX_FILE_BYTES:
+        raise BadFile([f"{shown}: larger than {MAX_FILE_BYTES >> 20} MiB: this is no metadata file"])
+    return parse(content, shown)
 
 
 def parse(content: bytes, shown: str) -> Any:
     """The YAML of a file's bytes, as `load` does."""
     try:
-        tree = YAML(typ="rt").load(content.decode())
+        tree = YAML(typ="rt").load(text := content.decode())
     except UnicodeDecodeError as error:
         raise BadFile([f"{shown}: not UTF-8 at byte {error.start}"]) from None
     except MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise BadFile([f"{shown}{line}: not YAML: {error.problem or error.context}"]) from None
+        raise BadFile([f"{shown}{line}: not YAML: {_REPEATED.sub('', error.problem or error.context or '')}"]) from None
     except (YAMLError, ValueError, RecursionError) as error:
         raise BadFile([f"{shown}: not YAML: {str(error).splitlines()[0] if str(error) else type(error).__name__}"]) from None
     if not isinstance(tree, dict):
         raise BadFile([f"{shown}: must be a mapping of keys to values"])
+    # Ten lines of aliases of aliases stand for gigabytes.
+    if "*" in text and _expanded(tree, {}) > MAX_FILE_BYTES:
+        raise BadFile([f"{shown}: its aliases (*name) stand for more than {MAX_FILE_BYTES >> 20} MiB: write out what is meant"])
     return tree
+
+
+def _expanded(tree: Any, known: dict[int, int]) -> int:
+    """About how many bytes `tree` has with its aliases written out; `known` are the sizes of what was seen. In itself it has none."""
+    if not isinstance(tree, Mapping | list):
+        return len(tree) + 1 if isinstance(tree, str) else 1
+    if id(tree) not in known:
+        known[id(tree)] = 0
+        below = (*tree.keys(), *tree.values()) if isinstance(tree, Mapping) else tree
+        known[id(tree)] = 1 + sum(_expanded(item, known) for item in below)
+    return known[id(tree)]
 
 
 def read(path: Path, model: type[_M], shown: str) -> _M:

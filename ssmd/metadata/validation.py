@@ -15,7 +15,7 @@ from ssmd.metadata.folders import BESIDE, File, list_files
 from ssmd.metadata.leaks import find_leaks
 from ssmd.metadata.model import Model
 from ssmd.metadata.problem import Finding, Problem, Severity
-from ssmd.metadata.project import MAX_FILE_BYTES, Project, examine, file_hash, line_of, load, packaged
+from ssmd.metadata.project import Project, examine, file_hash, line_of, load, packaged, read_regular
 from ssmd.metadata.rules import Around, environment_problems, feed_problems, schema_problems
 from ssmd.metadata.schema import Schema
 
@@ -154,8 +154,7 @@ def _beside(shown: str, file: File, environments: Mapping[str, Model | None]) ->
 def _leaks(project: Project, file: File) -> Iterator[Finding]:
     shown = project.shown(file.path)
     try:
-        with file.path.open("rb") as opened:
-            content = opened.read(MAX_FILE_BYTES + 1)
+        content = read_regular(file.path)
     except OSError as error:
         if file.role != "metadata":  # else said already
             yield Finding(shown, 0, "", "error", f"cannot be read: {error.strerror}")

@@ -128,3 +128,24 @@ def test_bad_values_are_refused(flags: dict[str, str]) -> None:
 def test_replicas_that_cannot_be(nats: str, replicas: str) -> None:
     with pytest.raises(CallerError, match="SSMD_REPLICAS"):
         Settings.read({"nats": nats}, {"SSMD_REPLICAS": replicas})
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"storage": "s3://id:hu/sh@bucket"},
+        {"storage": "https://user:hush@host/x"},
+        {"storage": "s3://bucket?endpoint=http://user:hush@host"},
+        {"nats": "nats://user:1/hush@h"},
+        {"nats": "nats://user:1#hush@h"},
+        {"nats": "nats://user:hush#1@h"},
+        {"nats": "nats://user:hush@[::1"},
+        {"project": "~nobody-of-that-name/x"},
+        {"data": "~nobody-of-that-name"},
+    ],
+)
+def test_what_cannot_be_is_refused_and_no_secret_of_it_repeated(project: Path, said: dict[str, str]) -> None:
+    with pytest.raises(CallerError) as refused:
+        Settings.read({"env": "desk", **said}, {}, project)
+    assert "hu" not in str(refused.value).replace("such user", "")
+    assert refused.value.__cause__ is None
