@@ -362,3 +362,18 @@ def test_directories_that_cannot_be_used_say_why(tmp_path: Path) -> None:
         await until(lambda: not processes_of(broken))
 
     asyncio.run(body())
+
+
+def test_what_outlives_us_gets_none_of_our_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSMD_KALSHI_PRIVATE_KEY", "hush")
+
+    async def main() -> None:
+        async with embedded_server(tmp_path, WallClock()):
+            state = read_state(tmp_path)
+            assert state
+            for process in (state.guard, state.server):
+                given = Path(f"/proc/{process.pid}/environ").read_bytes()  # noqa: ASYNC240
+                assert b"PATH=" in given
+                assert b"hush" not in given
+
+    asyncio.run(main())
