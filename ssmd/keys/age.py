@@ -48,7 +48,7 @@ class AgeSource:
         read = self._read(wanted)
         if read is None:
             return Found({})
-        found = _parse(self._decrypt(read, self.path(wanted)), self.path(wanted))
+        found = _parse(self._decrypt(read, self.path(wanted)), self.path(wanted), wanted)
         values = {f: found.values[f] for f in wanted.fields if found.values.get(f)}
         previous = {f: found.previous[f] for f in wanted.fields if found.previous.get(f)}
         if not previous or found.previous_until_ns <= self._place.clock.wall_ns():
@@ -62,6 +62,8 @@ class AgeSource:
         plain = json.dumps(
             {
                 "version": VERSION,
+                "env": wanted.env,
+                "key": wanted.name,
                 "set_ns": found.set_ns,
                 "values": {name: secret.reveal() for name, secret in found.values.items()},
                 "previous": {name: secret.reveal() for name, secret in found.previous.items()},
@@ -188,21 +190,23 @@ def _is_scrypt(sealed: bytes) -> bool:
     return sealed.startswith(b"age-encryption.org/v1\n-> scrypt ")
 
 
-def _parse(plain: bytes, path: Path) -> Found:
-    """What `AgeSource.store` wrote. Raises `KeyRefused`."""
+def _parse(plain: bytes, path: Path, wanted: Wanted) -> Found:
+    """What `AgeSource.store` wrote for this very key: a file of production under another name opens nothing. Raises `KeyRefused`."""
     try:
         loaded = json.loads(plain)
         version, set_ns, until_ns = loaded["version"], loaded["set_ns"], loaded["previous_until_ns"]
-        values, previous = loaded["values"], loaded["previous"]
+        values, previous, whose = loaded["values"], loaded["previous"], (loaded.get("env"), loaded.get("key"))
         whole = all(isinstance(n, int) for n in (version, set_ns, until_ns)) and all(
             isinstance(text, str) for table in (values, previous) for text in table.values()
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        whole, version = False, VERSION
+        whole, version, whose = False, VERSION, (None, None)
     if whole and version != VERSION:
         raise KeyRefused(f"{path} was written by a newer ssmd (version {version}); update ssmd")
     if not whole:
         raise KeyRefused(f"{path} holds something else than a key of ssmd's; set the key again")
+    if whose != (wanted.env, wanted.name):
+        raise KeyRefused(f"{path} was written for another key or environment, then copied or renamed; restore it, or set the key again")
     return Found(
         {name: Secret(text) for name, text in values.items()},
         set_ns,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pyrage  # type: ignore[import-untyped]
@@ -168,6 +169,15 @@ def test_a_file_that_another_program_made_is_refused(home: Home, plain: bytes, m
     with pytest.raises(KeyRefused, match=message) as refused:
         source(home).fetch(WANTED)
     check_silent(refused.value)
+
+
+def test_a_file_of_another_key_or_environment_is_refused(home: Home) -> None:
+    add_identity(home)
+    path = source(home).store(WANTED, FOUND)
+    for other in (replace(WANTED, env="prod"), replace(WANTED, name="other")):
+        source(home).path(other).write_bytes(path.read_bytes())
+        with pytest.raises(KeyRefused, match="written for another key or environment"):
+            source(home).fetch(other)
 
 
 def test_every_cut_and_every_flipped_byte_is_refused(home: Home) -> None:
