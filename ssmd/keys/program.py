@@ -67,7 +67,7 @@ class ProgramSource:
         if process.returncode == _TRY_AGAIN:
             raise KeyUnavailable(f"{where}: exit code {_TRY_AGAIN}, try again; {by_hand}")
         if process.returncode:
-            ended = f"exit code {process.returncode}" if process.returncode > 0 else signal.Signals(-process.returncode).name
+            ended = f"exit code {process.returncode}" if process.returncode > 0 else _signal_name(-process.returncode)
             raise KeyRefused(f"{where}: {ended}; {by_hand}")
         return assemble(_parse(decode(out, f"{where}: its output"), wanted, where), wanted, where, self._place.clock)
 
@@ -96,6 +96,13 @@ def _read(process: subprocess.Popen[bytes], clock: Clock, timeout_s: float) -> t
         os.killpg(process.pid, signal.SIGKILL)  # not waited for yet: the number is still its own
         process.wait()
     return data, why
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # of real-time signals only the first and the last have one
+        return f"signal {number}"
 
 
 def _parse(text: str, wanted: Wanted, where: str) -> dict[str, str]:

@@ -284,6 +284,7 @@ class TestProgram(SourceContract):
                 "exit code 3; run it by hand: cd .* && SSMD_KEY_ENV=dev SSMD_KEY_NAME=venue-1 sh -c",
             ),
             ("kill -9 $$", "SIGKILL"),
+            ("kill -40 $$", "signal 40"),
             ("echo '[\"canary-7f3a\"]'", "is not a JSON object of texts by field"),
             ('echo \'{"api_key": {"canary-7f3a": 1}}\'', "api_key is not a text"),
             ("printf '\\377canary-7f3a'", "its output is not UTF-8"),
