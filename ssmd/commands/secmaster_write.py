@@ -51,6 +51,7 @@ async def _sync(
 
     from exchanges.venues import load
     from journal.clock import WallClock
+    from journal.errors import VenueError
     from ssmd.secmaster.access import open_definitions, open_ledger
     from ssmd.secmaster.sync import Question, Sync
 
@@ -61,7 +62,11 @@ async def _sync(
             work = Sync(ledger, clock, load(venue.parts.observed), load(venue.parts.due))
             name = random.SystemRandom().randbytes(8).hex()
             question = Question(feed, venue.url, series)
-            summary = await work.run(venue.source, question, name, full=full, meter=meter, accept_missing=yes)
+            try:
+                summary = await work.run(venue.source, question, name, full=full, meter=meter, accept_missing=yes)
+            except VenueError:
+                click.echo("ssmd: what was read is kept; the same command goes on from there, within an hour", err=True)
+                raise
         document = _document(summary, ledger.view.place.sequence, settings.env)
     render.one(document, output or ("table" if sys.stdout.isatty() else "json"))
     return _alarms(summary)
