@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from exchanges.markets import DefinitionPage
 from journal.block import Block
 from journal.clock import WallClock
 from journal.entry import Record
@@ -23,7 +24,7 @@ from projections.projection import Digester
 from projections.secmaster import SecmasterProjection, change_of
 from ssmd.secmaster.stream import secmaster
 from tests.journal.servers import TOKEN, NatsServer, nats_server
-from tests.secmaster.listing import ENV
+from tests.secmaster.listing import ENV, Listing, ledger_of, synchronise
 from tests.secmaster.syncer import listed
 
 STREAM = secmaster(ENV)
@@ -117,3 +118,29 @@ def test_killed_anywhere_the_next_one_ends_it(server: NatsServer, tmp_path: Path
         assert said["digest"] == Digester(projection).digest()
     assert set(kinds(journalled(server)).values()) == {1}
     assert resumed  # at least one was killed between its first and its last page
+
+
+def test_a_server_that_is_killed_meanwhile_costs_time_and_nothing_else(server: NatsServer, tmp_path: Path) -> None:
+    class Slow(Listing):
+        async def definitions(self, **asked: Any) -> AsyncIterator[DefinitionPage]:
+            async for page in super().definitions(**asked):
+                yield page
+                await asyncio.sleep(0.05)
+
+    async def body() -> None:
+        clock = WallClock()
+        journal = await JetStreamJournal.connect(server.url, clock, token=TOKEN, timeout_s=0.5)
+        ledger = ledger_of(tmp_path, journal, clock)
+        running = asyncio.create_task(synchronise(ledger, Slow(listed(1_000, 1), page=50), clock))
+        for _ in range(3):
+            await asyncio.sleep(0.25)
+            server.stop()
+            await asyncio.sleep(0.25)
+            server.start()
+        summary = await running
+        assert summary.synced.counts == {"market_added": 1_000}
+        assert ledger.view.digest() == Digester(fold(await asyncio.to_thread(journalled, server))).digest()
+        await journal.close()
+
+    asyncio.run(body())
+    assert kinds(journalled(server)) == Counter({(m.symbol, "market_added"): 1 for m in listed(1_000, 1)})
