@@ -175,7 +175,7 @@ async def _carry_out(settings: Settings, place: Place, change: Change, *, offlin
     """Write and journal. A crash leaves the change waiting, or all done. Raises `StoreError` with nothing changed, or with what waits."""
     from journal.errors import KeyRefused, StoreError
     from ssmd.keys.pending import Pending, append_pending
-    from ssmd.wiring import open_journal
+    from ssmd.wiring import day_rule, open_journal
 
     pending = Pending(place.directory, settings.env)
     async with AsyncExitStack() as stack:
@@ -189,7 +189,7 @@ async def _carry_out(settings: Settings, place: Place, change: Change, *, offlin
             path = write()
         if journal:
             try:
-                await append_pending(journal, place.clock, settings.project, settings.env)
+                await append_pending(journal, place.clock, settings.project, settings.env, days=day_rule(settings))
             except StoreError as error:
                 shown = settings.project.shown(pending.path(change.key))
                 raise StoreError(f"{error}. The key is {change.kind}; its event waits in {shown} for the next connected command") from None

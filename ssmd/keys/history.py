@@ -134,8 +134,8 @@ class Fact(NamedTuple):
     detail: dict[str, Any]
 
 
-async def record(journal: Journal, clock: Clock, env: str, changes: Sequence[Change], *, days: DayRule | None = None) -> None:
-    """Journal `changes`, in order, each once however often this is called. Raises `StoreError`."""
+async def record(journal: Journal, clock: Clock, env: str, changes: Sequence[Change], *, days: DayRule) -> None:
+    """Journal `changes`, in order, each once however often this is called; `days` are the environment's. Raises `StoreError`."""
     histories = _Histories(journal, clock, env, days)
 
     def work() -> None:
@@ -146,9 +146,7 @@ async def record(journal: Journal, clock: Clock, env: str, changes: Sequence[Cha
         await asyncio.to_thread(work)
 
 
-async def flush_outcomes(
-    journal: Journal, clock: Clock, env: str, resolver: Resolver, process: str, *, days: DayRule | None = None
-) -> None:
+async def flush_outcomes(journal: Journal, clock: Clock, env: str, resolver: Resolver, process: str, *, days: DayRule) -> None:
     """Journal how resolving went, once for each (key, `process`, outcome, hour), and forget what is journalled. Raises `StoreError`."""
     outcomes = list(resolver.outcomes)
     if not outcomes:
@@ -194,9 +192,9 @@ def _fact(position: str, event: Event) -> Fact | None:
 class _Histories:
     """All histories of an environment. Made on the journal's loop, used in a thread."""
 
-    def __init__(self, journal: Journal, clock: Clock, env: str, days: DayRule | None) -> None:
+    def __init__(self, journal: Journal, clock: Clock, env: str, days: DayRule) -> None:
         loop = asyncio.get_running_loop()
-        recorder = JournalRecorder(journal, loop, Stream(env, domain="key"), clock, random.SystemRandom(), days=days or DayRule())
+        recorder = JournalRecorder(journal, loop, Stream(env, domain="key"), clock, random.SystemRandom(), days=days)
         self._app = application(Keys, recorder)
         self._clock = clock
         self._env = env

@@ -113,7 +113,7 @@ class Pending:
             os.close(fd)
 
 
-async def append_pending(journal: Journal, clock: Clock, project: Project, env: str, *, days: DayRule | None = None) -> int:
+async def append_pending(journal: Journal, clock: Clock, project: Project, env: str, *, days: DayRule) -> int:
     """Journal what waits, each change exactly once; how many waited. Raises `KeyRefused`, `BadFile`, `StoreError`."""
     pending = Pending(project.environments.directory, env)
     changes = pending.waiting()

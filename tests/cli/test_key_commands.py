@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,17 @@ def test_from_nothing_to_a_key_that_was_set_verified_rotated_and_deleted(ssmd: S
     assert list(desk.glob("*.pending.yaml")) == []
     assert len(ssmd("key", "audit", "desk", "venue", "--limit", "1", "-o", "jsonl").lines) == 1
     assert ssmd("key", "audit", "desk", "bus", "-o", "jsonl").out == ""
+
+
+def test_what_happened_belongs_to_the_environments_day(ssmd: Ssmd, desk: Path, tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    timezone, day = ("Etc/GMT-14", now + timedelta(hours=14)) if now.hour >= 10 else ("Etc/GMT+12", now - timedelta(hours=12))
+    assert day.date() != now.date()
+    (desk / "desk.yaml").write_text(f"{DESK}schedule: {{timezone: {timezone}}}\n")
+    ssmd("key", "init")
+    assert set_venue(ssmd, tmp_path).code == 0
+    ran = ssmd("journal", "tail", "desk.key.>", "-o", "jsonl")
+    assert {line["day"] for line in ran.lines} == {f"{day:%Y-%m-%d}"}, ran.out
 
 
 def test_a_field_is_set_and_the_others_stay(ssmd: Ssmd, desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from journal.clock import WallClock
+from journal.day import DayRule
 from journal.errors import BadFile, KeyRefused
 from journal.memory import MemoryJournal
 from ssmd.keys.change import Change
@@ -18,7 +19,7 @@ from ssmd.keys.resolve import Outcome, Resolver
 from ssmd.keys.source import Place
 from ssmd.metadata.project import Project
 
-CLOCK = WallClock()
+CLOCK, DAYS = WallClock(), DayRule()
 HOUR_NS = 3_600 * 10**9
 
 
@@ -33,7 +34,7 @@ def test_a_history_says_who_did_what_when_and_why() -> None:
             change(why="first", source="age", fields=("key_id", "private_key")),
             change(kind="rotated", at_ns=10**18 + 1, previous_until_ns=10**18 + 5, fields=("key_id",)),
             change("nats", kind="deleted", written=False),
-        ])  # fmt: skip
+        ], days=DAYS)  # fmt: skip
         facts = await read_history(journal, "local")
         assert [(f.key, f.what, f.who, f.why) for f in facts] == [
             ("kalshi", "set", "ana@desk", "first"), ("kalshi", "rotated", "ana@desk", ""), ("nats", "deleted", "ana@desk", ""),
@@ -53,7 +54,7 @@ def test_a_history_says_who_did_what_when_and_why() -> None:
 def test_a_change_is_there_once_however_often_it_is_recorded() -> None:
     async def run() -> None:
         journal, same = MemoryJournal(), [change(), change()]
-        await asyncio.gather(*(record(journal, CLOCK, "local", same) for _ in range(8)))
+        await asyncio.gather(*(record(journal, CLOCK, "local", same, days=DAYS) for _ in range(8)))
         assert len(await read_history(journal, "local")) == 2
 
     asyncio.run(run())
@@ -62,7 +63,7 @@ def test_a_change_is_there_once_however_often_it_is_recorded() -> None:
 def test_racing_commands_are_all_recorded() -> None:
     async def run() -> None:
         journal = MemoryJournal()
-        await asyncio.gather(*(record(journal, CLOCK, "local", [change(who=f"{n}@desk")]) for n in range(12)))
+        await asyncio.gather(*(record(journal, CLOCK, "local", [change(who=f"{n}@desk")], days=DAYS) for n in range(12)))
         assert {f.who for f in await read_history(journal, "local")} == {f"{n}@desk" for n in range(12)}
 
     asyncio.run(run())
@@ -82,10 +83,10 @@ def test_outcomes_are_coalesced_by_key_process_outcome_and_hour() -> None:
             Outcome("a", "resolved", at), Outcome("a", "resolved", at + 1), Outcome("a", "missing", at + 2),
             Outcome("b", "resolved", at), Outcome("a", "resolved", at + HOUR_NS),
         )  # fmt: skip
-        await flush_outcomes(journal, CLOCK, "local", buffered, "connector@h:1")
+        await flush_outcomes(journal, CLOCK, "local", buffered, "connector@h:1", days=DAYS)
         assert buffered.outcomes == []
-        await flush_outcomes(journal, CLOCK, "local", resolver(Outcome("b", "resolved", at + 7)), "connector@h:1")
-        await flush_outcomes(journal, CLOCK, "local", resolver(Outcome("b", "resolved", at + 8)), "connector@h:2")
+        await flush_outcomes(journal, CLOCK, "local", resolver(Outcome("b", "resolved", at + 7)), "connector@h:1", days=DAYS)
+        await flush_outcomes(journal, CLOCK, "local", resolver(Outcome("b", "resolved", at + 8)), "connector@h:2", days=DAYS)
         facts = await read_history(journal, "local")
         assert [(f.key, f.detail["outcome"], f.at_ns - at, f.who) for f in facts] == [
             ("a", "resolved", 0, "connector@h:1"), ("a", "missing", 2, "connector@h:1"), ("a", "resolved", HOUR_NS, "connector@h:1"),
@@ -107,12 +108,12 @@ def test_what_waits_is_journalled_once_also_after_a_crash_between_append_and_del
         with pending.carried_out(change(why='offline: it\'s "quoted"\n- so', written=False)):
             assert [c.written for c in pending.read("kalshi")] == [False]
         kept = pending.path("kalshi").read_bytes()
-        assert await append_pending(journal, CLOCK, made, "local") == 1
+        assert await append_pending(journal, CLOCK, made, "local", days=DAYS) == 1
         assert not pending.path("kalshi").exists()
         pending.path("kalshi").write_bytes(kept)  # as a crash, or a checkout of an old commit, leaves it
-        assert await append_pending(journal, CLOCK, made, "local") == 1
+        assert await append_pending(journal, CLOCK, made, "local", days=DAYS) == 1
         assert [f.why for f in await read_history(journal, "local")] == ['offline: it\'s "quoted"\n- so']
-        assert await append_pending(journal, CLOCK, made, "local") == 0
+        assert await append_pending(journal, CLOCK, made, "local", days=DAYS) == 0
 
     asyncio.run(run())
 
@@ -126,7 +127,7 @@ def test_a_crash_in_the_middle_leaves_a_change_that_says_so(tmp_path: Path) -> N
 
     async def run() -> None:
         journal = MemoryJournal()
-        await append_pending(journal, CLOCK, made, "local")
+        await append_pending(journal, CLOCK, made, "local", days=DAYS)
         assert [f.detail for f in await read_history(journal, "local")] == [{"interrupted": True}]
 
     asyncio.run(run())
