@@ -10,6 +10,7 @@ import click
 
 from ssmd import render
 from ssmd.options import configured, environment_argument, examples
+from ssmd.prompt import interruptible
 from ssmd.settings import Settings
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ def _agreed(due: list[Step]) -> bool:
     if not sys.stdin.isatty():
         click.echo(f"ssmd: {', '.join(changed)} would be changed; nothing was done: say --yes", err=True)
         return False
-    return click.confirm(f"Change {', '.join(changed)}?", err=True)
+    with interruptible():
+        return click.confirm(f"Change {', '.join(changed)}?", err=True)
 
 
 def _said(env: str, due: list[Step], *, done: bool) -> str:

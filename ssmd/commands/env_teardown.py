@@ -10,6 +10,7 @@ import click
 
 from ssmd import render
 from ssmd.options import configured, environment_argument, examples
+from ssmd.prompt import interruptible
 from ssmd.settings import Settings
 
 
@@ -88,7 +89,9 @@ def _agreed(env: str) -> bool:
     if not sys.stdin.isatty():
         _tell("nothing was deleted: say --yes where nobody can be asked")
         return False
-    if click.prompt(f"This cannot be undone. Type {env} to delete it", err=True, default="", show_default=False) == env:
+    with interruptible():
+        typed = click.prompt(f"This cannot be undone. Type {env} to delete it", err=True, default="", show_default=False)
+    if typed == env:
         return True
     _tell(f"that is not {env}; nothing was deleted")
     return False

@@ -194,6 +194,22 @@ def test_on_a_terminal_it_asks_for_the_name(ssmd: Ssmd, tmp_path: Path, typed: s
     assert (state(ssmd, tmp_path, "kalshi")[1] == []) is deleted
 
 
+def test_one_interrupt_leaves_the_question_and_deletes_nothing(ssmd: Ssmd, tmp_path: Path) -> None:
+    fill(tmp_path, "kalshi")
+    before = state(ssmd, tmp_path, "kalshi")
+    ours, theirs = pty.openpty()
+    with process(tmp_path, "env", "teardown", "kalshi", "-o", "table", stdin=theirs, stdout=theirs, stderr=theirs) as asked:
+        os.close(theirs)
+        seen = b""
+        while b"to delete it" not in seen:
+            seen += os.read(ours, 4096)
+        time.sleep(0.3)  # the question is printed just before it is waited on
+        asked.send_signal(signal.SIGINT)
+        assert asked.wait(30) == 130
+        os.close(ours)
+    assert state(ssmd, tmp_path, "kalshi") == before
+
+
 def test_killed_at_any_moment_it_is_finished_by_running_again(ssmd: Ssmd, tmp_path: Path) -> None:
     rng = random.Random(7)
     fill(tmp_path, "kalshi-dev")
