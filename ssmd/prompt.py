@@ -9,7 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C raises `KeyboardInterrupt` at once: asyncio's own handler waits for the next await, which a prompt does not come to. Main thread only."""
+    """Ctrl-C raises `KeyboardInterrupt` at once: asyncio's own handler waits for the next await, and a prompt comes to none.
+
+    In the main thread only.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
