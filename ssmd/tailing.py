@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from journal.entry import Record
 from journal.errors import BadSubject, NotFound
@@ -12,44 +12,77 @@ from journal.protocols import JournalReader
 from journal.subjects import RESERVED, Stream, check_name
 from ssmd.settings import IMPORT
 
+if TYPE_CHECKING:
+    from ssmd.querying import Wanted
+
 _WINDOW = 1_024  # sequences looked at first when the last entries of a subject are sought, then four times as many, and so on
 _QUEUED = 16  # runs of records waiting to be printed; the readers wait beyond it
 _SHOWN_FIRST = 10  # entries `--follow` begins with, as `tail -f` does
 
 
 class Span(NamedTuple):
-    """Which entries: of a subject ("" for all), from and to an effective time, at most so many."""
+    """Which entries: of a subject ("" for all), from and to an effective time, at most so many, and what else is `wanted` of them."""
 
     subject: str = ""
     since_ns: int | None = None
     until_ns: int | None = None
     limit: int | None = None
+    wanted: Wanted | None = None
 
     @property
-    def patterns(self) -> list[str]:
-        """A short subject stands for itself and everything below it."""
-        if not self.subject or self.subject.endswith(">"):
-            return [self.subject] if self.subject else []
-        return [self.subject, f"{self.subject}.>"]
+    def narrow(self) -> bool:
+        """Whether it may be few of a stream's entries."""
+        return bool(self.subject or self.wanted)
+
+    def patterns(self, stream: Stream) -> list[str]:
+        """What the server is asked for."""
+        return self.wanted.patterns(stream) if self.wanted else patterns(self.subject)
 
 
-async def streams(journal: JournalReader, env: str, subject: str, *, follow: bool) -> list[Stream]:
-    """The streams that can hold the subject; without one, the market streams of `env`. Raises `NotFound`, `BadSubject`."""
+def patterns(subject: str) -> list[str]:
+    """A short subject stands for itself and everything below it; none for all."""
+    if not subject or subject.endswith(">"):
+        return [subject] if subject else []
+    return [subject, f"{subject}.>"]
+
+
+async def streams(journal: JournalReader, env: str, subject: str, *, follow: bool, domain: bool = False) -> list[Stream]:
+    """The streams that can hold the subject; without one, the market streams of `env`, or with `domain` the others.
+
+    Raises `NotFound`, `BadSubject`.
+    """
     if not subject:
-        found = [s for s in await journal.streams(env) if s.is_market]
-        if not found and not follow:
-            raise NotFound("market stream in environment", env)
+        found = [s for s in await journal.streams(env) if s.is_market != domain]
+        if not found and (domain or not follow):
+            raise NotFound(f"{'domain' if domain else 'market'} stream in environment", env)
         return found or [Stream(env, shard="0")]
-    tokens = subject.split(".")
-    if not all(tokens) or any(c.isspace() for c in subject) or ">" in tokens[:-1]:
-        raise BadSubject(f"{subject!r} is no subject: tokens joined by dots, '*' for one token, a last '>' for all below")
-    named = tokens[1] if tokens[0] == "internal" and len(tokens) > 1 else tokens[0]
+    tokens = _tokens(subject)
+    named = _env(tokens)
     env = env if named in {"*", ">"} else named
     known = await journal.streams(check_name("env", env))
     found = [s for s in known if _may_hold(s, tokens)]
     if not found and not follow:
         raise NotFound("stream for subject", subject, [s.subjects("feed")[0] for s in known])
     return found or [_named(env, tokens)]
+
+
+def holding(known: Sequence[Stream], env: str, subject: str) -> list[Stream]:
+    """Those of the streams `known` of `env` that can hold the subject. Raises `BadSubject`."""
+    tokens = _tokens(subject)
+    if (named := _env(tokens)) not in {env, "*", ">"}:
+        raise BadSubject(f"{subject!r} is of environment {named!r}, and this is {env!r}; name it with --env")
+    return [s for s in known if _may_hold(s, tokens)]
+
+
+def _tokens(subject: str) -> list[str]:
+    tokens = subject.split(".")
+    if not all(tokens) or any(c.isspace() for c in subject) or ">" in tokens[:-1]:
+        raise BadSubject(f"{subject!r} is no subject: tokens joined by dots, '*' for one token, a last '>' for all below")
+    return tokens
+
+
+def _env(tokens: Sequence[str]) -> str:
+    return tokens[1] if tokens[0] == "internal" and len(tokens) > 1 else tokens[0]
 
 
 def _may_hold(stream: Stream, tokens: Sequence[str]) -> bool:
@@ -82,7 +115,7 @@ async def stored(journal: JournalReader, found: Sequence[Stream], span: Span) ->
         return
     for stream in found:
         start, end = await _bounds(journal, stream, span)
-        async for read in journal.read(stream, start=start, end=end, subjects=span.patterns):
+        async for read in journal.read(stream, start=start, end=end, subjects=span.patterns(stream)):
             records = _within(stream, read, span)
             yield stream, records if left is None else records[:left]
             if left is not None and (left := left - len(records)) <= 0:
@@ -100,7 +133,7 @@ async def follow(journal: JournalReader, found: Sequence[Stream], span: Span) ->
             start, end = first[0].sequence if first else info.last + 1 if info else 1, None
         else:
             start, end = await _bounds(journal, stream, span)
-        async for records in journal.read(stream, start=start, end=end, subjects=span.patterns, follow=True):
+        async for records in journal.read(stream, start=start, end=end, subjects=span.patterns(stream), follow=True):
             await queue.put((stream, _within(stream, records, span)))
 
     left = span.limit
@@ -116,7 +149,9 @@ async def follow(journal: JournalReader, found: Sequence[Stream], span: Span) ->
 
 
 def _within(stream: Stream, records: list[Record], span: Span) -> list[Record]:
-    """Of an import's stream, whose imports need not be in order of time, the records of the span; of others, all: they are sought."""
+    """The wanted ones; of an import's stream, whose imports need not be in order of time, those of the span: others are sought."""
+    if span.wanted:
+        records = [r for r in records if span.wanted.takes(stream, r)]
     if stream.shard != IMPORT:
         return records
     since_ns, until_ns = span.since_ns or 0, span.until_ns if span.until_ns is not None else 1 << 63
@@ -140,12 +175,12 @@ async def _last(journal: JournalReader, stream: Stream, span: Span, count: int) 
         return []
     sought = span.until_ns is not None and stream.shard != IMPORT
     end = await journal.seek(stream, span.until_ns or 0) - 1 if sought else info.last
-    window = count if not span.subject else max(_WINDOW, count)
+    window = count if not span.narrow else max(_WINDOW, count)
     found: list[Record] = []
     while end >= info.first and len(found) < count:
         start = max(info.first, end - window + 1)
         part: list[Record] = []
-        chunks = journal.read(stream, start=start, end=end, subjects=span.patterns)
+        chunks = journal.read(stream, start=start, end=end, subjects=span.patterns(stream))
         async for read in chunks:
             records = _within(stream, read, span)
             part = (part + records)[-count:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterable
+from typing import TextIO
 
 import click
 
@@ -14,11 +15,13 @@ from journal.errors import NotFound
 from journal.protocols import JournalReader
 from journal.subjects import Stream
 from ssmd import documents, moments, render, tailing
+from ssmd.commands.journal_query import query
 from ssmd.options import MOMENT, POSITION, configured, examples
+from ssmd.querying import Wanted
 from ssmd.settings import Settings
 from ssmd.wiring import open_journal
 
-_NOTHING = (
+NOTHING = (
     "no entries there. A subject is ENV.FEED.TYPE.SYMBOL (of imports internal.ENV.import.FEED.TYPE.SYMBOL); a symbol's bytes other than "
     "letters, digits, '_' and '-' are written %XX, so a dot is %2E; `ssmd journal streams` lists what is there"
 )
@@ -26,7 +29,10 @@ _NOTHING = (
 
 @click.group()
 def journal() -> None:
-    """Look at the journal: tail, show, streams."""
+    """Look at the journal: tail, query, show, streams."""
+
+
+journal.add_command(query)
 
 
 @journal.command(
@@ -35,6 +41,7 @@ def journal() -> None:
         "ssmd journal tail --follow --since 1m",
         "ssmd journal tail local.kalshi.trade -o jsonl",
         "ssmd journal tail 'internal.local.import.kalshi.*.KXGOLD15M-26AUG101800-00'",
+        "ssmd journal tail --symbol KXGOLD15M-26AUG101800-00 --type trade",
         "ssmd journal tail local.system",
     )
 )
@@ -43,32 +50,41 @@ def journal() -> None:
 @click.option("--until", type=MOMENT, metavar="DURATION|TIME", help="End at the last entry up to then.")
 @click.option("--follow", "-f", is_flag=True, help="Wait for more; without --since, from the last ten entries on.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="At most N entries: the last N, with --since the first.")
+@click.option("--symbol", "symbols", multiple=True, metavar="SYMBOL", help="Of this market, or this aggregate's id. Repeatable.")
+@click.option("--type", "types", multiple=True, metavar="TYPE", help="Of this type: trade, gap, events. Repeatable.")
+@click.option("--who", multiple=True, metavar="NAME", help="By this actor; * is any text. Repeatable.")
 @configured
-def tail(*, subject: str, since: int | None, until: int | None, follow: bool, limit: int | None, settings: Settings, output: str) -> None:
+def tail(
+    *, subject: str, since: int | None, until: int | None, follow: bool, limit: int | None, symbols: tuple[str, ...],
+    types: tuple[str, ...], who: tuple[str, ...], settings: Settings, output: str,
+) -> None:  # fmt: skip
     """Print entries, oldest first.
 
-    SUBJECT is a NATS subject pattern; a short one stands for everything below it. Without it: every market stream of the environment.
+    SUBJECT is a NATS subject pattern; a short one stands for everything below it. Without it: every market stream of the environment,
+    with --who every other one.
     There is no order between streams: they come one after the other, with --follow as entries come.
     """
     output = output or ("table" if sys.stdout.isatty() else "jsonl")
 
     async def run() -> None:
         async with open_journal(settings, WallClock(), read_only=True) as opened:
-            streams = await tailing.streams(opened, settings.env, subject, follow=follow)
-            span = tailing.Span(subject, since, until, limit)
-            printed = _Printed(output)
+            streams = await tailing.streams(opened, settings.env, subject, follow=follow, domain=bool(who))
+            wanted = Wanted(subject=subject, symbols=frozenset(symbols), types=frozenset(types), who=who)
+            span = tailing.Span(subject, since, until, limit, wanted or None)
+            printed = Printed(output)
             async for stream, records in tailing.follow(opened, streams, span) if follow else tailing.stored(opened, streams, span):
                 printed.write((stream, record) for record in records)
             if not printed.count:
-                click.echo(_NOTHING, err=True)
+                click.echo(NOTHING, err=True)
 
     asyncio.run(run())
 
 
-class _Printed:
-    """Entries on stdout in the format asked for, flushed run by run; what a JSON array needs at its end is not kept back."""
+class Printed:
+    """Entries on stdout, or in a file, in the format asked for, flushed run by run; what a JSON array needs at its end is not kept back."""
 
-    def __init__(self, output: str) -> None:
+    def __init__(self, output: str, file: TextIO | None = None) -> None:
+        self._file = file or sys.stdout
         self._table = output == "table"
         self._output = "jsonl" if output == "json" else output  # entries are a stream: never one array
         self._head = True
@@ -78,14 +94,14 @@ class _Printed:
         records = list(found)
         self.count += len(records)
         if self._table:
-            sys.stdout.writelines(documents.row(s, r) + "\n" for s, r in records)
+            self._file.writelines(documents.row(s, r) + "\n" for s, r in records)
         else:
             texts = render.lines((documents.line(s, r) for s, r in records), self._output)
             if self._output == "csv" and not self._head:
                 next(texts, None)
             self._head = False
-            sys.stdout.writelines(text + "\n" for text in texts)
-        sys.stdout.flush()
+            self._file.writelines(text + "\n" for text in texts)
+        self._file.flush()
 
 
 @journal.command(epilog=examples("ssmd journal show local_md_0:1", "ssmd journal show local_md_import:4711 -o json"))
