@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssmd import render
-from ssmd.commands.secmaster_write import import_, sync
+from ssmd.commands.secmaster_write import environment_and, import_, sync
 from ssmd.options import DURATION, MOMENT, configured, environment_argument, examples
 from ssmd.settings import Settings
 
@@ -79,8 +79,11 @@ def list_(
         async with _opened(settings, as_of) as opened:
             wanted = query.Filter(category, series, event, status or "", *bounds)
             found = [documents.line(f.symbol, f.market) for f in query.select(opened.view, wanted, limit + 1)]
+            hint = "" if found else query.near_names(opened.view, wanted)
         shown = found[:limit]
         render.rows([documents.shortened(row) for row in shown] if output == "table" else shown, output, title="markets")
+        if hint:
+            click.echo(f"ssmd: {hint}", err=True)
         if len(found) > limit:
             click.echo(f"ssmd: these are the first {limit}; --limit N shows more", err=True)
 
@@ -94,8 +97,7 @@ def list_(
         "ssmd secmaster show local KXGOLD15M-26AUG101800-00 --history -o jsonl",
     )
 )
-@environment_argument
-@click.argument("symbol")
+@environment_and("symbol", "SYMBOL")
 @_as_of
 @click.option("--history", is_flag=True, help="Its changes instead, oldest first.")
 @configured
@@ -122,11 +124,10 @@ def show(*, symbol: str, as_of: int | None, history: bool, settings: Settings, o
 
 
 @secmaster.command(epilog=examples("ssmd secmaster search local 'gold price monday'", "ssmd secmaster search local fed --limit 5 -o jsonl"))
-@environment_argument
-@click.argument("query", nargs=-1, required=True)
+@environment_and("query", "QUERY", words=True)
 @click.option("--limit", type=click.IntRange(1, 1_000), default=20, metavar="N", show_default=True, help="At most N markets.")
 @configured
-def search(*, query: tuple[str, ...], limit: int, settings: Settings, output: str) -> None:
+def search(*, query: str, limit: int, settings: Settings, output: str) -> None:
     """Find markets of ENV by the words of their symbol, title, series, category and rules, best first."""
     output = output or ("table" if sys.stdout.isatty() else "json")
 
@@ -136,7 +137,7 @@ def search(*, query: tuple[str, ...], limit: int, settings: Settings, output: st
 
         async with _opened(settings) as opened:
             found = [
-                {**documents.line(f.symbol, f.market), "rank": round(f.rank, 3)} for f in search(opened.view, " ".join(query), limit)
+                {**documents.line(f.symbol, f.market), "rank": round(f.rank, 3)} for f in search(opened.view, query, limit)
             ]  # fmt: skip
             render.rows([documents.shortened(row) for row in found] if output == "table" else found, output, title="markets")
 

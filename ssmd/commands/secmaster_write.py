@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssmd import render
+from ssmd import options, render
+from ssmd.names import ENVIRONMENT
 from ssmd.options import configured, environment_argument, examples
 from ssmd.settings import Settings
 
 if TYPE_CHECKING:
     from ssmd.secmaster.sync import Summary
+
+
+def environment_and(name: str, metavar: str, *, words: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Arguments ``[ENV] METAVAR``: the command is called with `name`; with `words` the last one may be several."""
+
+    def split(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> str:
+        if not value or (len(value) > 2 and not words):
+            raise click.UsageError(f"write [ENV] {metavar}, not {len(value)} words", ctx)
+        if len(value) > 1:
+            options.name_environment(ctx, param, value[0])
+        return " ".join(value[1:] or value)
+
+    return click.argument(name, nargs=-1, metavar=f"[ENV] {metavar}", callback=split, type=ENVIRONMENT)
 
 
 @click.command(
@@ -109,11 +124,10 @@ def _alarms(summary: Summary) -> int:
 
 
 @click.command("import", epilog=examples("ssmd secmaster import local markets.jsonl", "ssmd secmaster import local markets.parquet"))
-@environment_argument
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@environment_and("file", "FILE")
 @click.option("--dry-run", is_flag=True, help="Only check the file.")
 @configured
-def import_(*, file: Path, dry_run: bool, settings: Settings, output: str) -> None:
+def import_(*, file: str, dry_run: bool, settings: Settings, output: str) -> None:
     """Journal the markets of FILE, as `ssmd secmaster export` writes it (JSON Lines or .parquet), where they differ from those of ENV.
 
     Nothing is removed. The file is checked whole before anything is journalled.
@@ -125,14 +139,15 @@ def import_(*, file: Path, dry_run: bool, settings: Settings, output: str) -> No
         from ssmd.secmaster.access import open_ledger
         from ssmd.secmaster.importing import import_markets
 
-        count = sum(1 for _ in export.read(file))
-        document: dict[str, Any] = {"file": str(file), "markets": count, "changes": {}}
+        path = Path(file)
+        count = sum(1 for _ in export.read(path))
+        document: dict[str, Any] = {"file": file, "markets": count, "changes": {}}
         if not dry_run:
             clock = WallClock()
             async with open_ledger(settings, clock) as ledger:
                 with render.progress() as meter:
                     meter.stage("markets", count)
-                    document["changes"] = dict(await import_markets(ledger, clock, export.read(file), meter))
+                    document["changes"] = dict(await import_markets(ledger, clock, export.read(path), meter))
         render.one(document, output)
 
     asyncio.run(run())

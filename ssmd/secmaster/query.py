@@ -84,6 +84,19 @@ def row_of(view: View, symbol: str) -> Row:
     raise NotFound("market", symbol, near(view, symbol), hint="" if view.place.sequence else "nothing is known yet: `ssmd secmaster sync`")
 
 
+def near_names(view: View, wanted: Filter) -> str:
+    """Which name of a filter there is none of, with near ones; "" where all are known."""
+    for name in ("category", "series", "event"):
+        value = getattr(wanted, name)
+        if value and not list(view.query(f"SELECT 1 FROM markets WHERE {name} = ? LIMIT 1", (value,))):  # noqa: S608 (a column)
+            # As they begin; else all, as far as one looks.
+            for start in (value[:3].upper(), ""):
+                sql = f"SELECT DISTINCT {name} FROM markets WHERE upper({name}) LIKE ? AND {name} <> '' LIMIT {_NEAR}"  # noqa: S608 (a column)
+                if known := [n for (n,) in view.query(sql, (f"{start}%",))]:
+                    return str(NotFound(name, value, known))
+    return ""
+
+
 def near(view: View, symbol: str) -> list[str]:
     """Names like `symbol`: those that begin as it does, as far as there are any."""
     upper = symbol.upper()

@@ -66,6 +66,8 @@ def test_list(ask: Ssmd) -> None:
     assert ask("list", "--status", "settled", "-o", "json").document == []
     assert "no markets" in ask("list", "--status", "settled", "-o", "table").out
     assert ask("list", "--status", "open").code == 2
+    assert "nearest: Economics" in ask("list", "--category", "economics").err
+    assert "nearest: KXGOLD" in ask("list", "--series", "KXGLOD").err
 
 
 def test_list_what_expires_soon(ask: Ssmd) -> None:
@@ -109,6 +111,16 @@ def test_an_unknown_symbol_has_near_names(ask: Ssmd) -> None:
     ran = ask("show", "kxs3-26aug10-t1133")
     assert ran.code == 2
     assert "KXS3-26AUG10-T113" in ran.err
+
+
+def test_the_environment_may_be_left_out(ssmd: Ssmd, folder: Path) -> None:
+    where = ("--data-dir", folder / "data", "-o", "json")
+    assert ssmd("secmaster", "show", GOLD.symbol, *where).document["symbol"] == GOLD.symbol
+    assert ssmd("secmaster", "show", GOLD.symbol, "--env", "local", *where).document["symbol"] == GOLD.symbol
+    assert ssmd("secmaster", "search", "gold", *where).document[0]["symbol"] == GOLD.symbol
+    assert ssmd("secmaster", "list", "--series", "KXGOLD", *where).document[0]["symbol"] == GOLD.symbol
+    assert ssmd("secmaster", "show", "local", GOLD.symbol, "more", *where).code == 2
+    assert "nowhere" in ssmd("secmaster", "list", "nowhere", *where).err
 
 
 def test_search_ranks(ask: Ssmd) -> None:
