@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import time
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from journal.link import Access
     from replay.source import Source
     from ssmd.metadata.environment import Tls
+
+_log = logging.getLogger("ssmd")
 
 _TRIES, _RETRY_S = 60, 0.25  # a restarted server reads its streams first
 SHARDS = ("0", IMPORT)  # where a symbol or day is looked for when no shard is named
@@ -116,7 +119,11 @@ async def _tell_keys(settings: Settings, clock: Clock, journal: Journal) -> None
     from ssmd.keys.pending import append_pending
 
     days = day_rule(settings)
-    await append_pending(journal, clock, settings.project, settings.env, days=days)
+    try:
+        await append_pending(journal, clock, settings.project, settings.env, days=days)
+    except (CallerError, OSError) as error:
+        # A file that only a person can mend keeps no capture from starting.
+        _log.warning("changes of keys are not in the journal yet: %s", error)
     await flush_outcomes(journal, clock, settings.env, settings.resolver, process(), days=days)
 
 

@@ -178,6 +178,7 @@ async def _carry_out(settings: Settings, place: Place, change: Change, *, offlin
     from ssmd.wiring import day_rule, open_journal
 
     pending = Pending(place.directory, settings.env)
+    pending.waiting()  # of a damaged file people hear before anything is changed
     async with AsyncExitStack() as stack:
         journal = None
         if not offline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -18,9 +19,13 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from journal.clock import WallClock
+from journal.subjects import Stream
 from ssmd.keys.pending import Pending
 from ssmd.keys.seal import read_sealed, unseal
 from ssmd.metadata.project import packaged
+from ssmd.settings import Settings
+from ssmd.wiring import open_journal
 from tests.cli import schema
 from tests.cli.conftest import Ran
 
@@ -134,6 +139,24 @@ def test_what_happened_belongs_to_the_environments_day(ssmd: Ssmd, desk: Path, t
     assert set_venue(ssmd, tmp_path).code == 0
     ran = ssmd("journal", "tail", "desk.key.>", "-o", "jsonl")
     assert {line["day"] for line in ran.lines} == {f"{day:%Y-%m-%d}"}, ran.out
+
+
+def test_a_damaged_file_of_events_keeps_keys_from_changing_and_no_service_from_starting(
+    ssmd: Ssmd, desk: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ssmd("key", "init")
+    (desk / "desk.bus.pending.yaml").write_text("events: 1")
+    ran = set_venue(ssmd, tmp_path)
+    assert (ran.code, "desk.bus.pending.yaml" in ran.err) == (2, True)
+    assert not (desk / "desk.venue.age").exists()
+
+    async def start() -> None:
+        settings = Settings.read({"data": str(tmp_path / "data")}, os.environ)
+        async with open_journal(settings, WallClock()) as journal:
+            assert await journal.info(Stream("desk", domain="key")) is None
+
+    asyncio.run(start())
+    assert "desk.bus.pending.yaml" in caplog.text
 
 
 def test_a_field_is_set_and_the_others_stay(ssmd: Ssmd, desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
