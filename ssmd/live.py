@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from rich.box import HEAVY_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +22,7 @@ from ssmd.services.predecessor import detail_of
 _RATE_SECONDS = 3
 _COOLING, _COLD = 0.9, 0.1  # a frame of the table: of what is shown, three quarters is of the last three seconds
 _NOTES = 6  # lines kept below the table
+_WIDE = 114  # columns of a terminal that the whole table needs, with symbols of 31 characters
 _STYLE = {"VALID": "green", "SYNCING": "yellow", "STALE": "red"}
 _TOLD = ("opened", "closed", "day_opened", "resync", "lease")
 
@@ -86,16 +88,18 @@ class LiveView:
         books = len(self._books.keys())
         return f"{self.entries:,} entries ({self._rate():,.0f}/s), {books} books, {self.trades:,} trades, {self.gaps} gaps"
 
-    def render(self, processes: RenderableType = "", rows: int = 12) -> RenderableType:
-        """The table of the busiest books, the processes, the notes."""
+    def render(self, processes: RenderableType = "", rows: int = 12, width: int = _WIDE) -> RenderableType:
+        """The table of the busiest books, the processes, the notes. In less than `_WIDE` columns the last two are left out."""
         title = f"{self._stream.name}:{self.position}   {self.line()}"
-        table = Table(title=title, title_justify="left", title_style="bold", expand=False)
-        for name in ("symbol", "book"):
-            table.add_column(name, no_wrap=True)
-        for name in ("bid", "size", "ask", "size", "last trade", "size", "entries"):
+        wide = width >= _WIDE
+        table = Table(title=title, title_justify="left", title_style="bold", box=HEAVY_HEAD if wide else None, pad_edge=wide)
+        table.add_column("symbol", overflow="ellipsis")  # the one that gives way: a number cut short is another number
+        table.add_column("book", no_wrap=True)
+        shown = ("bid", "size", "ask", "size", "last trade", "size", "entries") if wide else ("bid", "size", "ask", "size", "last")
+        for name in shown:
             table.add_column(name, justify="right", no_wrap=True)
         for symbol in sorted(sorted(self._heat, key=lambda s: self._heat[s])[-rows:]):
-            table.add_row(*self._row(symbol), f"{self.activity[symbol]:,}")
+            table.add_row(*[*self._row(symbol), f"{self.activity[symbol]:,}"][: len(table.columns)])
         self._heat = {symbol: heat * _COOLING for symbol, heat in self._heat.items() if heat > _COLD}
         return Group(table, processes, *(Text(f"  {note}", style="dim") for note in self._notes))
 

@@ -97,7 +97,7 @@ class LocalRun:
         """What to call with the seconds gone by to show where things are."""
         if self._console.is_terminal:
             with Live(console=self._console, auto_refresh=False, transient=False) as live:
-                yield lambda _elapsed: live.update(self.view.render(self._processes()), refresh=True)
+                yield lambda _elapsed: live.update(self.view.render(self._processes(), width=self._console.width), refresh=True)
             return
         told = [0.0]
 
