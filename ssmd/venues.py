@@ -71,8 +71,10 @@ def access(
     feed, version = feed_in_force(settings, name, day)
     parts, venue = adapter_of(feed.venue), settings.environment.venue
     given = _key_file(parts, key_id, key_file)
+    rest: str | None
     if venue.type == "live":
-        ws, rest = ws_url or venue.endpoint or version.endpoint, rest_url or venue.rest or version.rest
+        ws = ws_url or settings.resolver.value(venue.endpoint or version.endpoint).reveal()
+        rest = rest_url or settings.resolver.value(venue.rest or version.rest or "").reveal()
         signer = given or (_declared(settings, parts, needed=version.auth_method != "none") if ws_url is None else None)
     elif ws_url is None and given is None:
         raise KeyRefused(

@@ -151,7 +151,8 @@ def open_objects(settings: Settings) -> Storage:
         credentials["aws_access_key_id"] = settings.resolver.value(spec.access_key_id).reveal()
         credentials["aws_secret_access_key"] = settings.resolver.value(spec.secret_access_key).reveal()
     endpoint = settings.resolver.value(spec.endpoint).reveal() if spec.endpoint else None
-    return S3Storage(spec.bucket or "", spec.prefix, endpoint=endpoint, region=spec.region, **credentials)
+    region = settings.resolver.value(spec.region).reveal() if spec.region else None
+    return S3Storage(spec.bucket or "", spec.prefix, endpoint=endpoint, region=region, **credentials)
 
 
 def open_cache(settings: Settings) -> Cache:

@@ -36,6 +36,14 @@ def _source(text: str) -> str:
     return text
 
 
+# Where the composition root puts values of keys.
+RESOLVED = (
+    "venue.endpoint", "venue.rest", "journal.url", "journal.token", "journal.user", "journal.password", "journal.credentials",
+    "journal.nkey_seed", "storage.endpoint", "storage.region", "storage.access_key_id", "storage.secret_access_key", "cache.url",
+    "cache.password",
+)  # fmt: skip
+
+
 class Schedule(Model):
     timezone: Timezone = Field("UTC", description="IANA name; trading days are dates in it.")
     day_start: ClockTime = Field("00:00", description='"HH:MM" at which a day begins.')
@@ -217,6 +225,8 @@ class Environment(Model):
         if venue.key and self.keys[venue.key].type != "api_key":
             raise ValueError(f"venue.key: {venue.key} is of type {self.keys[venue.key].type}, not api_key")
         for place, text in references(self):
+            if place not in RESOLVED:
+                raise ValueError(f"{place}: no value of a key is put here; $key:NAME.FIELD may stand at {', '.join(RESOLVED)}")
             name, _, field = text.removeprefix("$key:").partition(".")
             if name not in self.keys:
                 raise ValueError(f"{place}: no key {name!r} is declared; declared: {', '.join(self.keys) or 'none'}")

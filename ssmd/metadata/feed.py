@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from ssmd.metadata.model import ClockTime, HttpUrl, Model, Name, Timezone, VenueUrl, Version, in_force, overlaps
+from ssmd.metadata.model import ClockTime, HttpUrl, Model, Name, Timezone, VenueUrl, Version, in_force, is_reference, overlaps
 
 
 class Protocol(Model):
@@ -54,6 +54,9 @@ class FeedVersion(Model):
     def _whole(self) -> Self:
         if self.sequenced != (self.sequence_field is not None and self.sequence_scope is not None):
             raise ValueError("sequenced: true needs sequence_field and sequence_scope, and they need it")
+        behind = (self.recovery.snapshot_endpoint, self.recovery.replay_endpoint or "") if self.recovery else ()
+        if any(map(is_reference, (self.endpoint, self.rest or "", *behind))):
+            raise ValueError("a feed has no keys: write the URL here, or the reference as venue.endpoint or venue.rest of an environment")
         if self.recovery and self.protocol.transport != "multicast":
             raise ValueError("recovery is for multicast; other transports resubscribe")
         schemes = {"wss": ("wss", "ws"), "https": ("https", "http"), "tcp": ("tcp",), "multicast": ("udp",)}[self.protocol.transport]

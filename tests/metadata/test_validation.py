@@ -111,6 +111,24 @@ def test_a_wrong_line_is_one_finding_at_its_place(project: Project, wrong: tuple
     assert all(word in finding.text for word in words), finding.text
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new", "words"),
+    [
+        (
+            PROD,
+            "storage:\n  type: s3",
+            "gateway:\n  host: $key:nats.token\nstorage:\n  type: s3",
+            "gateway.host: no value of a key is put here",
+        ),
+        (PROD, "  replicas: 3\n", "  replicas: 3\n  tls: {ca: $key:nats.token}\n", "journal.tls.ca: no value of a key is put here"),
+        (FEED, "    rest: https://external-api.kalshi.com/trade-api/v2\n", "    rest: $key:a.b\n", "a feed has no keys"),
+    ],
+)
+def test_a_reference_stands_where_it_is_resolved_and_nowhere_else(project: Project, name: str, old: str, new: str, words: str) -> None:
+    edit(project.exchanges / name, old, new)
+    assert words in only([f for f in found(project) if f.file == f"exchanges/{name}"]).text
+
+
 def test_drafts_are_for_dev(project: Project) -> None:
     edit(project.exchanges / ENTRY, "status: active", "status: draft")
     assert [f.file for f in found(project)] == [f"exchanges/{DEMO}", f"exchanges/{PROD}"]

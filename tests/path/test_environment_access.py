@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import nkeys
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from ssmd import venues
+from ssmd.metadata.project import packaged
+from ssmd.settings import Settings
+from ssmd.wiring import open_objects
 from tests import ministack
 from tests.authority import make_authority
 from tests.journal.servers import nats_server
@@ -91,3 +99,25 @@ def test_up_records_through_nkeys_tls_and_s3_credentials(tmp_path: Path) -> None
         assert not any(seed.encode() in data or b"hush" in data for data in written)
     (folder / "desk.yaml").write_text(text.replace("fields: [seed]", "fields: [sed]"))
     assert "desk.yaml:8: " in (said := ssmd(tmp_path, "journal", "streams", code=2)) or "key bus has no field 'seed'" in said
+
+
+def test_urls_and_region_may_be_values_of_keys(tmp_path: Path) -> None:
+    folder = tmp_path / "exchanges"
+    shutil.copytree(packaged().exchanges / "feeds", folder / "feeds")
+    (folder / "environments").mkdir()
+    (folder / "environments" / "desk.yaml").write_text(
+        "name: desk\nfeed: kalshi\nkeys:\n  venue: {type: api_key, fields: [key_id, private_key, ws, rest]}\n"
+        "  store: {type: storage, fields: [region]}\nvenue: {type: live, key: venue, endpoint: $key:venue.ws, rest: $key:venue.rest}\n"
+        "storage: {type: s3, bucket: market-data, region: $key:store.region}\n"
+    )
+    pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    environ = {
+        "SSMD_VENUE_WS": "wss://ws.example.com/v2", "SSMD_VENUE_REST": "https://rest.example.com/v2", "SSMD_VENUE_PRIVATE_KEY": pem,
+        "SSMD_VENUE_KEY_ID": "0b5bd2b1-0b3b-4a3e-a6a0-000000000000", "SSMD_STORE_REGION": "eu-west-2",
+    }  # fmt: skip
+    settings = Settings.read({"env": "desk"}, environ, tmp_path)
+    found = venues.access(settings, "kalshi", date(2026, 11, 22))
+    assert (found.websocket_url, found.rest_url) == ("wss://ws.example.com/v2", "https://rest.example.com/v2")
+    assert found.signer is not None
+    storage: Any = open_objects(settings)
+    assert storage._client.meta.region_name == "eu-west-2"
