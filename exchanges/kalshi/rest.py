@@ -10,6 +10,7 @@ import asyncio
 import random
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from http.client import HTTPException
 from typing import IO, Any, NamedTuple
@@ -43,6 +44,7 @@ _KEPT = (
     "floor_strike", "cap_strike", "exchange_index", "can_close_early", "expected_expiration_time", "notional_value_dollars",
 )  # fmt: skip
 _ANY = msgspec.json.Decoder(float_hook=str)
+_HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "ssmd"}
 
 Answer = tuple[int, bytes]
 
@@ -168,17 +170,25 @@ def fetch(url: str) -> Answer:
     """
     direct = [urllib.request.ProxyHandler({})] if is_direct(url) else []
     opener = urllib.request.build_opener(_NoRedirect, *direct)
-    request = urllib.request.Request(url, headers={"Accept": "application/json", "User-Agent": "ssmd"})  # noqa: S310  (checked by KalshiRest)
+    request = urllib.request.Request(url, headers=_HEADERS)  # noqa: S310  (checked by KalshiRest)
     try:
         with opener.open(request, timeout=TIMEOUT_S) as answer:
-            return answer.status, _limited(answer)
+            return answer.status, _limited(answer, answer.headers["Content-Encoding"])
     except urllib.error.HTTPError as error:
         with error:
-            return error.code, _limited(error)
+            return error.code, _limited(error, error.headers["Content-Encoding"])
 
 
-def _limited(answer: IO[bytes]) -> bytes:
+def _limited(answer: IO[bytes], encoding: str | None) -> bytes:
     body = answer.read(MAX_ANSWER_BYTES + 1)
+    if encoding == "gzip":  # a tenth of the bytes
+        unpacker = zlib.decompressobj(wbits=31)
+        try:
+            body = unpacker.decompress(body, MAX_ANSWER_BYTES + 1)
+        except zlib.error as error:
+            raise OSError(f"the answer is not the gzip that it says it is ({error})") from error
+        if not unpacker.eof and len(body) <= MAX_ANSWER_BYTES:
+            raise OSError("the answer was cut")
     if len(body) > MAX_ANSWER_BYTES:
         raise AnswerTooLarge(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
     return body

@@ -140,6 +140,11 @@ def test_metadata_and_prices() -> None:
     assert (market.price_ranges, market.flaws) == ((), ("price_ranges",))
 
 
+def test_combinations_are_left_out_as_definitions_leave_them_out() -> None:
+    event = {"event_ticker": "KXMVESPORTSMULTIGAMEEXTENDED-S2025"}
+    assert lifecycle_changes(None, entry("created", open_ts=1_000, close_ts=2_000, additional_metadata=event)) == []
+
+
 @pytest.mark.parametrize("event", ["settled", "determined", "activated", "metadata_updated"])
 def test_a_market_that_nobody_defined_waits_for_its_definition(event: str) -> None:
     assert lifecycle_changes(None, entry(event, yes_sub_title="x")) == []

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import random
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from exchanges.kalshi import rest as rest_module
+from exchanges.kalshi.listing import AnswerTooLarge
 from exchanges.kalshi.rest import (
     MAX_PAGES,
     MAX_TRIES,
@@ -257,3 +259,37 @@ def test_an_answer_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(VenueUnavailable, match="did not answer in 2 tries: TimeoutError"):
             asyncio.run(rest.status())
         server.shutdown()
+
+
+PLAIN = b'{"markets":[]}' * 1_000
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (gzip.compress(PLAIN), ""),
+        (gzip.compress(PLAIN)[:-20], "cut"),
+        (PLAIN, "not the gzip"),
+        (gzip.compress(bytes(99_999)), "larger than"),
+    ],
+)
+def test_answers_come_compressed(body: bytes, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Compresses(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert self.headers["Accept-Encoding"] == "gzip"
+            self.send_response(200)
+            self.send_header("Content-Encoding", "gzip")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(rest_module, "MAX_ANSWER_BYTES", 50_000)
+    with HTTPServer(("127.0.0.1", 0), Compresses) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        if not said:
+            assert fetch(f"http://127.0.0.1:{server.server_port}/") == (200, PLAIN)
+            return
+        with pytest.raises((OSError, AnswerTooLarge), match=said):
+            fetch(f"http://127.0.0.1:{server.server_port}/")
