@@ -14,14 +14,16 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from journal.archive import segments_of
 from journal.cache import prefix_of
 from journal.clock import Clock
 from journal.day import iso
 from journal.entry import Control, Event, canonical_json
-from journal.errors import CallerError
+from journal.errors import BadFile, CallerError
 from journal.manifest import date_name
 from journal.protocols import Cache, Keeper, ObjectInfo, Storage
 from journal.subjects import Stream
@@ -32,6 +34,9 @@ from ssmd.locks import archiver_lock, held, import_lock
 from ssmd.settings import Settings
 from ssmd.system import say
 from ssmd.wiring import day_rule
+
+if TYPE_CHECKING:
+    from ssmd.metadata.environment import Environment
 
 EVENT = "teardown"
 # A market that is captured seldom says nothing for so long. Where it does, its archiver or projector tells on it: they wait for more.
@@ -58,10 +63,50 @@ class Backends(NamedTuple):
 
 
 def allow(settings: Settings) -> None:
-    """Raise `CallerError` for a protected environment."""
+    """Raise `CallerError` for a protected environment, and for one whose objects are not told from another's."""
     if settings.environment.protected:
         where = settings.project.shown(settings.project.environments.path(settings.env))
         raise CallerError(f"{settings.env} is protected: nothing was deleted; take `protected: true` out of {where} first, and commit that")
+    _check_links(settings)
+    ours = _place(settings.environment, settings)
+    for name in settings.project.environments.names():
+        if name == settings.env:
+            continue
+        try:
+            theirs = _place(settings.project.environments.read(name), settings)
+        except BadFile as error:
+            raise CallerError(
+                f"{error}: so it is not known where objects of {name} are; nothing was deleted; correct that file first"
+            ) from None
+        if theirs[: len(ours)] == ours:
+            raise CallerError(
+                f"objects of {name} are in {'/'.join(theirs)}, among those of {settings.env}: nothing was deleted; move one of them first"
+            )
+
+
+def _place(environment: Environment, settings: Settings) -> tuple[str, ...]:
+    """Where objects of an environment are, links followed: bucket or nothing, then folder below folder."""
+    spec = environment.storage
+    if settings.storage_url:  # instead of every environment's
+        parts = urlsplit(settings.storage_url)
+        if parts.scheme == "s3":
+            return parts.netloc, *PurePosixPath(parts.path.strip("/"), environment.name).parts
+        root = Path(unquote(parts.path))
+    elif spec.type == "s3":
+        return spec.bucket or "", *PurePosixPath(spec.prefix.strip("/"), environment.name).parts
+    else:
+        root = Path(spec.path or settings.data_dir / "objects")
+    return "", *(root / environment.name).resolve().parts[1:]
+
+
+def _check_links(settings: Settings) -> None:
+    """Raise `CallerError` for a folder of the environment's, a feed's or a day's, that is in truth somewhere else."""
+    if settings.local_objects is None:
+        return
+    own = (settings.local_objects / settings.env).resolve()
+    for path in (*own.glob("*"), *own.glob("*/*")):
+        if path.is_symlink() and not path.resolve().is_relative_to(own):
+            raise CallerError(f"{path} is a link to {path.resolve()}, which may be another's: nothing was deleted; remove the link first")
 
 
 @asynccontextmanager

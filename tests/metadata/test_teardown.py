@@ -31,7 +31,7 @@ from ssmd.teardown import Backends
 from tests import ministack, valkey
 from tests.journal.contract import entries, opener
 from tests.journal.servers import TOKEN, NatsServer, nats_server
-from tests.metadata.backends import belongs, contents, settings
+from tests.metadata.backends import belongs, contents, project, settings, write
 
 CLOCK = WallClock()
 # Names that begin alike, end alike, and look like what separates them.
@@ -207,6 +207,37 @@ def test_killed_at_any_deletion_it_is_finished_by_running_again(after: bool) -> 
         raise AssertionError("it never ended")
 
     asyncio.run(check())
+
+
+def test_refused_where_another_environments_objects_are_among_its_own(tmp_path: Path) -> None:
+    def read(name: str, **said: str) -> Settings:
+        return Settings.read({"env": name, "data": str(tmp_path / "data"), **said}, {}, tmp_path)
+
+    s3 = "storage: {{type: s3, bucket: {}, prefix: {}}}\n"
+    project(
+        tmp_path, a=s3.format("all", "x"), b=s3.format("all", "x/a/y"), ab=s3.format("all", "x"), c=s3.format("other", "x/a"),
+        d=f"storage: {{type: local, path: {tmp_path}/disk}}\n", e=f"storage: {{type: local, path: {tmp_path}/disk/d}}\n", f="", g="",
+    )  # fmt: skip
+    for name, other in (("a", "b"), ("d", "e")):
+        with pytest.raises(CallerError, match=f"objects of {other} are in .* among those of {name}: nothing was deleted"):
+            teardown.allow(read(name))
+        teardown.allow(read(name, storage="s3://elsewhere/x"))
+    for name in ("b", "ab", "c", "e", "f", "g"):
+        teardown.allow(read(name))
+    objects = tmp_path / "data" / "objects"
+    (objects / "g" / "kalshi").mkdir(parents=True)
+    (objects / "f").symlink_to("g")
+    with pytest.raises(CallerError, match=r"objects of g are in .* among those of f"):
+        teardown.allow(read("f"))
+    (objects / "f").unlink()
+    (objects / "f").mkdir()
+    (objects / "f" / "kalshi").symlink_to("../g/kalshi")
+    with pytest.raises(CallerError, match=r"is a link to .*/g/kalshi, which may be another's"):
+        teardown.allow(read("f"))
+    teardown.allow(read("g"))
+    write(tmp_path, "b", "storage: {typo: s3}\n")
+    with pytest.raises(CallerError, match="not known where objects of b are; nothing was deleted"):
+        teardown.allow(read("g"))
 
 
 @pytest.mark.parametrize(("path", "word"), [(lambda d: archiver_lock(d, "kalshi"), "archiver"), (import_lock, "import")])
