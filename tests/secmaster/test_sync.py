@@ -287,3 +287,41 @@ def test_what_the_journal_has_let_go_comes_from_the_archive(tmp_path: Path) -> N
             assert await history.seek(NOON_NS - 1) == 1
 
     asyncio.run(body())
+
+
+def test_a_view_of_another_version_is_made_anew(tmp_path: Path) -> None:
+    async def body() -> None:
+        journal = MemoryJournal()
+        ledger = ledger_of(tmp_path, journal)
+        await synchronise(ledger, Listing([market(n) for n in range(20)]))
+        expected = ledger.view.digest()
+        with ledger.view.change() as db:
+            db.execute("DROP TABLE markets")
+            db.execute("PRAGMA user_version = 99")
+        ledger.view.close()
+        again = ledger_of(tmp_path, journal)
+        await again.open()
+        assert again.view.digest() == expected
+
+    asyncio.run(body())
+
+
+def test_several_processes_may_clear_and_fold_one_file(tmp_path: Path) -> None:
+    """A fold that does not join on to what another one left is done again from there."""
+
+    async def body() -> None:
+        journal = MemoryJournal()
+        ledger = ledger_of(tmp_path, journal)
+        await synchronise(ledger, Listing([market(n) for n in range(50)]))
+        expected, records = ledger.view.digest(), await all_records(journal)
+        one, two = View(tmp_path / "shared.sqlite"), View(tmp_path / "shared.sqlite")
+        assert one.fold(records[:30])
+        assert two.fold(records[10:40])  # an overlap
+        assert two.place.sequence == one.place.sequence == 40
+        two.clear()
+        assert not one.fold(records[40:])  # a hole: not folded
+        assert one.place.sequence == 0
+        await catch_up(one, History(STREAM, journal))
+        assert two.digest() == expected
+
+    asyncio.run(body())
