@@ -13,6 +13,9 @@ import msgspec
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+# Characters that move a terminal's cursor, colour it or write into its title: shown, not obeyed. What others wrote is in tables.
+_CONTROLS = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
+
 # Fewest decimals (price, size) a venue itself shows; trailing zeros are trimmed down to them.
 LEAST_DECIMALS = {"kalshi": (4, 2)}
 
@@ -133,7 +136,7 @@ def _table(values: Sequence[Mapping[str, Any]], title: str) -> None:
     for name, value in values[0].items():
         table.add_column(name, justify="right" if isinstance(value, int) else "left", overflow="fold")
     for value in values:
-        table.add_row(*(v if isinstance(v, Text) else Text(_cell(v)) for v in value.values()))  # a Text has a colour
+        table.add_row(*(v if isinstance(v, Text) else Text(_cell(v).translate(_CONTROLS)) for v in value.values()))  # a Text has a colour
     console.print(table)
 
 

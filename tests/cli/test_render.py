@@ -73,3 +73,10 @@ def test_yaml_is_read_back_and_keeps_the_order(capsys: pytest.CaptureFixture[str
     assert [json.loads(line.removeprefix("- ")) for line in render.lines(ROWS, "yaml")] == ROWS
     render.rows([], "yaml")
     assert capsys.readouterr().out == "[]\n"
+
+
+def test_a_terminal_obeys_nothing_of_what_is_in_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    render.rows([{"why": "a\x1b]0;title\x07\x9b31mb\nc"}], "table")
+    said = capsys.readouterr().out
+    assert "a\\x1b]0;title\\x07\\x9b31mb\nc" in said
+    assert said.replace("\n", "").isprintable()
