@@ -99,7 +99,7 @@ def _git(root: Path, folder: Path) -> dict[str, Any] | None:
 
 
 def _run_git(root: Path, *words: str) -> str:
-    command = ["git", "--no-optional-locks", "-C", str(root), *words]
+    command = ["git", "-c", "core.fsmonitor=false", "--no-optional-locks", "-C", str(root), *words]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=_GIT_S).stdout  # noqa: S603  git, and no shell
 
 

@@ -92,6 +92,13 @@ def test_the_commit_and_whether_files_differ_from_it(root: Path) -> None:
     assert document(read(root), 20260810)["git"] == clean
     write(root, "kalshi", "description: second\n")
     assert document(read(root), 20260810)["git"] == {**clean, "dirty": True}
+    # A capture runs no program that the repository's configuration names.
+    monitor = root / "monitor"
+    monitor.write_text(f"#!/bin/sh\ntouch {root}/ran\n")
+    monitor.chmod(0o755)
+    git(root, "config", "core.fsmonitor", str(monitor))
+    assert document(read(root), 20260810)["git"] == {**clean, "dirty": True}
+    assert not (root / "ran").exists()
 
 
 def test_references_stay_references(root: Path) -> None:
