@@ -68,7 +68,7 @@ class LazyGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in COMMANDS and not ctx.resilient_parsing:  # which a shell's completion is
-            raise click.UsageError(f"no command {args[0]!r}; known: {', '.join(COMMANDS)}", ctx)
+            raise click.UsageError(f"no command {args[0]!r}; {_nearest(args[0])}known: {', '.join(COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
@@ -104,6 +104,15 @@ def main(args: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return code if isinstance(code, int) else 0
+
+
+def _nearest(word: str) -> str:
+    """Commands that `word` may have been meant for: spelt like it, or groups that say they have it."""
+    from difflib import get_close_matches
+
+    inside = [f"{group} {word}" for group, (_, text) in COMMANDS.items() if word in text.rstrip(".").partition(": ")[2].split(", ")]
+    meant = [f"`ssmd {command}`" for command in get_close_matches(word, COMMANDS) + inside]
+    return f"did you mean {' or '.join(meant)}? " if meant else ""
 
 
 def _complete(asked: str) -> int:

@@ -138,3 +138,12 @@ def test_what_a_command_returns_is_the_exit_code(monkeypatch: pytest.MonkeyPatch
     for said, code in ((None, 0), (1, 1)):
         monkeypatch.setattr(root.cli, "get_command", lambda *_, said=said: click.Command("version", callback=lambda: said))
         assert root.main(["version"]) == code
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("jounal", "did you mean `ssmd journal`? "), ("tail", "did you mean `ssmd journal tail`? "), ("zzzz", "'zzzz'; known: init, ")],
+)
+def test_an_unknown_command_is_told_what_may_have_been_meant(word: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert root.main([word]) == 2
+    assert meant in capsys.readouterr().err
