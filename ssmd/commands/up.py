@@ -32,7 +32,7 @@ Examples:
 @click.option("--speed", default="1", show_default=True, help="Of the simulated venue: a factor, or max.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the synthetic venue.")
 @click.option("--key-id", metavar="UUID", help="Kalshi API key: capture the real venue.")
-@click.option("--key-file", type=click.Path(dir_okay=False), help="Its private key, PEM.")
+@click.option("--key-file", type=click.Path(exists=True, dir_okay=False), help="Its private key, PEM.")
 @click.option("--series", multiple=True, help="Capture the open markets of this series; may be repeated.")
 @click.option("--ticker", multiple=True, help="Capture this market; may be repeated.")
 @options.configured

@@ -47,6 +47,12 @@ def test_a_recording_that_is_not_there(tmp_path: Path) -> None:
     assert "no such file or folder" in refused(tmp_path, "--sim", str(tmp_path / "nowhere"))
 
 
+def test_a_key_file_that_is_not_there(tmp_path: Path) -> None:
+    done = CliRunner().invoke(up, ["--key-id", "k", "--key-file", str(tmp_path / "nowhere.pem"), "--data-dir", str(tmp_path)])
+    assert (done.exit_code, list(tmp_path.iterdir())) == (2, [])
+    assert "nowhere.pem' does not exist" in done.output
+
+
 def test_one_capture_a_directory(tmp_path: Path) -> None:
     with capture_lock(tmp_path).open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
