@@ -325,3 +325,28 @@ def test_several_processes_may_clear_and_fold_one_file(tmp_path: Path) -> None:
         assert two.digest() == expected
 
     asyncio.run(body())
+
+
+def test_changes_are_followed_from_a_time_or_as_they_come(tmp_path: Path) -> None:
+    async def body() -> None:
+        journal, clock = MemoryJournal(), SetClock()
+        ledger, venue = ledger_of(tmp_path, journal, clock), Listing([market(n) for n in range(5)])
+        await synchronise(ledger, venue, clock)
+        history = History(STREAM, journal)
+
+        async def followed(**how: object) -> list[str]:
+            found = [r async for records in changes_of(history, follow=True, **how) for r in records]  # type: ignore[arg-type]
+            return [c.change for r in found if (c := change_of(r.entry))]
+
+        coming = asyncio.create_task(followed(limit=2))
+        of_one = asyncio.create_task(followed(limit=2, symbol=market(1).symbol, since_ns=NOON_NS))
+        await asyncio.sleep(0.01)
+        clock.ns += HOUR_NS // 2
+        venue.markets = [replace(m, title="t") for m in venue.markets]
+        await synchronise(ledger, venue, clock)
+        assert await coming == ["market_updated"] * 2
+        assert await of_one == ["market_added", "market_updated"]
+        assert await followed(limit=6, since_ns=NOON_NS) == ["market_added"] * 5 + ["market_updated"]
+        assert await followed(limit=1, since_ns=NOON_NS + 1) == ["market_updated"]
+
+    asyncio.run(body())
