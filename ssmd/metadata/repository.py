@@ -145,7 +145,9 @@ class Repository:
         with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as words:
             stdin.write("".join(f"{name}\0" for name in names).encode(errors="surrogateescape"))
             stdin.seek(0)
-            argv = ["git", "-c", "core.fsmonitor=false", "--no-pager", *command]
+            # Looking runs no program that the repository's configuration names; a commit runs its hooks.
+            quiet = ["-c", "core.hooksPath=/dev/null"] if environ else []
+            argv = ["git", "-c", "core.fsmonitor=false", *quiet, "--no-pager", *command]
             try:
                 process = subprocess.Popen(argv, cwd=self._root, env=given, stdin=stdin, stdout=subprocess.PIPE, stderr=words)  # noqa: S603
             except OSError as error:

@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from journal.errors import CallerError
+from ssmd import configuration
 from ssmd.metadata import repository as module
 from ssmd.metadata.folders import is_ours
 from ssmd.metadata.project import Project, packaged
 from ssmd.metadata.repository import Repository
+from ssmd.settings import Settings
 from tests.metadata.starter import copy_starter, edit
 
 FEED = "exchanges/feeds/kalshi.yaml"
@@ -145,6 +147,24 @@ def test_looking_writes_nothing_into_the_repository(project: Project) -> None:
     assert said(project)
     assert Repository(project).diff()
     assert stored() == before
+
+
+def test_looking_runs_no_program_of_the_repositorys_configuration(project: Project, tmp_path: Path) -> None:
+    committed(project)
+    edit(project.root / FEED, "status: active", "status: deprecated")
+    (tmp_path / "hooks").mkdir()
+    for program in ("program", "hooks/post-index-change", "hooks/reference-transaction"):
+        (tmp_path / program).write_text(f"#!/bin/sh\necho {program} >> {tmp_path}/ran\ncat\n")
+        (tmp_path / program).chmod(0o755)
+    (tmp_path / ".gitattributes").write_text("* diff=evil\n")
+    for name in ("core.fsmonitor", "core.pager", "diff.external", "diff.evil.textconv", "diff.evil.command"):
+        git(project.root, "config", name, str(tmp_path / "program"))
+    git(project.root, "config", "core.hooksPath", str(tmp_path / "hooks"))
+    assert "+status: deprecated" in Repository(project).diff()
+    assert said(project) == ["changed exchanges/feeds/kalshi.yaml"]
+    environment = {"SSMD_ENV": "local", "SSMD_PROJECT": str(project.root)}
+    assert configuration.document(Settings.read({}, environment), 20261122)["git"]["dirty"]
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_hook_that_refuses_leaves_the_index_as_it_was(project: Project) -> None:
