@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from journal.errors import NotFound
+from ssmd.keys.source import Wanted
+from ssmd.keys.variables import name_variable
 from ssmd.metadata.environment import Environment, references
 from ssmd.metadata.feed import Feed
 from ssmd.metadata.model import at, is_reference
@@ -152,7 +154,13 @@ def _of_schema(environment: Environment, around: Around) -> Iterator[Problem]:
 
 def _of_keys(environment: Environment, feed: Feed | None) -> Iterator[Problem]:
     used = {text.removeprefix("$key:").partition(".")[0] for _, text in references(environment)} | {environment.venue.key}
+    variables: dict[str, str] = {}
     for name, key in environment.keys.items():
+        for field in key.fields if key.source == "env" else ():
+            variable = name_variable(Wanted(environment.name, name, key.fields, key.variables), field)
+            if (other := variables.setdefault(variable, f"{name}.{field}")) != f"{name}.{field}":
+                said = f"{field} is read from {variable}, which is {other} already: name another one in variables"
+                yield Problem(("keys", name, "fields"), "error", said)
         wanted = KEY_FIELDS[key.type]
         if name == environment.venue.key and feed is not None and feed.venue in VENUE_FIELDS:
             wanted = (VENUE_FIELDS[feed.venue],)

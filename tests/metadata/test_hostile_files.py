@@ -53,3 +53,11 @@ def test_what_is_no_file_is_not_waited_for(project: Project) -> None:
     said = found(project)
     assert {f.file.rpartition("/")[2] for f in said} == {"pipe.yaml", "endless.yaml", "entry.yaml", "entry.capnp"}
     assert all("not a regular file" in f.text for f in said)
+
+
+def test_two_keys_do_not_share_a_variable(project: Project) -> None:
+    keys = "kalshi: {type: webhook, fields: [key_url, url]}\n  kalshi-key: {type: webhook, fields: [url]}"
+    (project.exchanges / "environments" / "local.yaml").write_text(f"name: local\nfeed: kalshi\nkeys:\n  {keys}\n")
+    (said,) = [f for f in found(project) if f.severity == "error"]
+    assert (said.line, said.place) == (5, "keys.kalshi-key.fields")
+    assert "url is read from SSMD_KALSHI_KEY_URL, which is kalshi.key_url already" in said.text
