@@ -11,7 +11,7 @@ import click
 
 from ssmd import render
 from ssmd.commands.key_change import delete, init, rotate, set_
-from ssmd.commands.key_options import declared, document, environment_and_key, place_of, relative, row, signer_of
+from ssmd.commands.key_options import declared, document, environment_and_key, relative, row, signer_of, unlocked
 from ssmd.options import MOMENT, configured, environment_argument, examples
 from ssmd.settings import Settings
 
@@ -47,13 +47,11 @@ def _told(fact: Fact) -> dict[str, str]:
 def _states(settings: Settings, name: str = "", *, deep: bool = False) -> tuple[list[KeyState], int]:
     """The keys of the environment, or one, and the time they were looked at."""
     from ssmd.keys import check as checking
-    from ssmd.keys.resolve import Resolver
 
     if name:
         declared(settings, name)
-    place = place_of(settings)
-    environment, names = settings.environment, [name] if name else []
-    resolver = Resolver(settings.env, environment.keys, place)
+    settings = unlocked(settings)
+    environment, resolver, place, names = settings.environment, settings.resolver, settings.place(), [name] if name else []
     if deep:
         return checking.verify(environment, resolver, place, signer_of(settings), names), place.clock.wall_ns()
     return checking.examine(environment, resolver, place, names), place.clock.wall_ns()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssmd import render
-from ssmd.commands.key_options import declared, environment_and_key, place_of, signer_of
+from ssmd.commands.key_options import declared, environment_and_key, signer_of, unlocked
 from ssmd.options import DURATION, configured, environment_argument, examples
 from ssmd.settings import Settings
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ssmd.keys.change import Change
     from ssmd.keys.check import KeyState
     from ssmd.keys.secret import Secret
-    from ssmd.keys.source import Place, Wanted
+    from ssmd.keys.source import Wanted
     from ssmd.keys.store import Sealing
     from ssmd.metadata.environment import Key
 
@@ -135,7 +135,7 @@ def _change(settings: Settings, output: str, name: str, *, kind: Any, given: Map
     values = _values(key, name, given)
     if not values:
         raise KeyRefused(f"no value was given for key {name}: nothing was changed")
-    done = _write(settings, key, wanted, values, sealing=sealing, kind=kind, given=given, grace_ns=grace_ns)
+    done = _write(unlocked(settings), key, wanted, values, sealing=sealing, kind=kind, given=given, grace_ns=grace_ns)
     render.one(done, output)
 
 
@@ -152,13 +152,13 @@ def _write(
 
     if problems := inspect(key, Found(values), signer_of(settings)):
         raise KeyRefused(f"key {wanted.name}: {'; '.join(problems)}; nothing was changed")
-    place = place_of(settings)
+    place = settings.place()
     now_ns = place.clock.wall_ns()
     until_ns = now_ns + grace_ns if grace_ns else 0
     change = Change(kind, wanted.name, now_ns, whoami(), given["reason"], key.source, tuple(values), until_ns)
     path = asyncio.run(
         _carry_out(
-            settings, place, change, offline=given["offline"],
+            settings, change, offline=given["offline"],
             write=lambda: store.store(
                 key.source, wanted, place, values, sealing=sealing, set_ns=now_ns, previous_until_ns=until_ns
             ),
@@ -171,12 +171,13 @@ def _write(
     }  # fmt: skip
 
 
-async def _carry_out(settings: Settings, place: Place, change: Change, *, offline: bool, write: Callable[[], Path | None]) -> Path | None:
+async def _carry_out(settings: Settings, change: Change, *, offline: bool, write: Callable[[], Path | None]) -> Path | None:
     """Write and journal. A crash leaves the change waiting, or all done. Raises `StoreError` with nothing changed, or with what waits."""
     from journal.errors import KeyRefused, StoreError
     from ssmd.keys.pending import Pending, append_pending
     from ssmd.wiring import day_rule, open_journal
 
+    place = settings.place()
     pending = Pending(place.directory, settings.env)
     pending.waiting()  # of a damaged file people hear before anything is changed
     async with AsyncExitStack() as stack:
@@ -288,7 +289,8 @@ def delete(*, key: str, yes: bool, settings: Settings, output: str, reason: str,
         if not sys.stdin.isatty():
             raise CallerError(f"this deletes the values of key {key} of environment {settings.env}: say --yes")
         click.confirm(f"Delete the values of key {key} of environment {settings.env}?", abort=True, err=True)
-    place = place_of(settings)
+    settings = unlocked(settings)
+    place = settings.place()
 
     def remove() -> Path:
         path = store.remove(spec.source, wanted, place)
@@ -297,7 +299,7 @@ def delete(*, key: str, yes: bool, settings: Settings, output: str, reason: str,
         return path
 
     change = Change("deleted", key, place.clock.wall_ns(), whoami(), reason, spec.source, spec.fields)
-    path = asyncio.run(_carry_out(settings, place, change, offline=offline, write=remove))
+    path = asyncio.run(_carry_out(settings, change, offline=offline, write=remove))
     assert path  # noqa: S101  (remove raises)
     render.one({"env": settings.env, "key": key, "deleted": settings.project.shown(path), "journalled": not offline}, output)
 
@@ -323,7 +325,8 @@ def init(ctx: click.Context, *, settings: Settings, output: str, **given: Any) -
     environment = settings.environment
     if any(key.source == "age" for key in environment.keys.values()):
         _identity(settings)
-    place, sealing = place_of(settings), _sealing(given)
+    settings, sealing = unlocked(settings), _sealing(given)
+    place = settings.place()
 
     def missing() -> list[KeyState]:
         states = examine(environment, Resolver(settings.env, environment.keys, place), place)

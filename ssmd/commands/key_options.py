@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from ssmd.keys.check import KeyState, LoadSigner
-    from ssmd.keys.source import Place
     from ssmd.settings import Settings
 
 _UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
@@ -37,10 +36,11 @@ def environment_and_key(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("key", nargs=-1, metavar="[ENV] KEY", callback=split)(function)
 
 
-def place_of(settings: Settings) -> Place:
-    """Where the keys of the environment are looked for; asks for the passphrase that an age file needs, where there is somebody to ask."""
+def unlocked(settings: Settings) -> Settings:
+    """The same with the passphrase that an age file needs, asked for once, where there is somebody to ask."""
     from journal.errors import KeyRefused
     from ssmd.keys.age import PASSPHRASE, AgeSource
+    from ssmd.keys.secret import Variables
     from ssmd.keys.source import Wanted
 
     place = settings.place()
@@ -53,8 +53,8 @@ def place_of(settings: Settings) -> Place:
 
     if sys.stdin.isatty() and any(map(locked, aged)):
         said = click.prompt("Passphrase of the age files", hide_input=True, err=True)
-        return replace(place, environ={**place.environ, PASSPHRASE: said})
-    return place
+        return replace(settings, variables=Variables({**settings.variables, PASSPHRASE: said}))
+    return settings
 
 
 def declared(settings: Settings, name: str) -> Any:

@@ -10,7 +10,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -354,7 +354,8 @@ def test_killed_at_any_moment_a_key_that_was_set_is_journalled_or_waits(desk: Pa
     assert held, "no kill came between the value and the journal"
 
 
-def test_prompts_do_not_echo(desk: Path, ssmd: Ssmd) -> None:
+def answered(answers: Sequence[tuple[bytes, str]]) -> tuple[bytes, bytes, int]:
+    """`ssmd key init` on a terminal: what it said there, what it printed, and its exit code."""
     terminal, theirs = os.openpty()
     argv = [sys.executable, "-m", "ssmd.cli", "key", "init", "desk", "--offline", "-o", "json"]
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
@@ -362,14 +363,30 @@ def test_prompts_do_not_echo(desk: Path, ssmd: Ssmd) -> None:
     process = subprocess.Popen(argv, env=environ, stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, start_new_session=True)
     os.close(theirs)
     said = b""
-    for wanted, answer in ((b"key_id: ", KEY_ID), (b"private_key: ", "@../venue.pem"), (b"certificate: ", ""), (b"\nkey: ", "")):
+    for wanted, answer in answers:
         while not said.endswith(wanted):
             assert select.select([terminal], [], [], 20)[0], said
             said += os.read(terminal, 1_000)
         os.write(terminal, f"{answer}\n".encode())
     out, _ = process.communicate(timeout=60)
     os.close(terminal)
-    assert process.returncode == 1, said  # the bus needs a certificate
+    return said, out, process.returncode
+
+
+def test_prompts_do_not_echo(desk: Path, ssmd: Ssmd) -> None:
+    said, out, code = answered(((b"key_id: ", KEY_ID), (b"private_key: ", "@../venue.pem"), (b"certificate: ", ""), (b"\nkey: ", "")))
+    assert code == 1, said  # the bus needs a certificate
     assert KEY_ID.encode() not in said + out
     assert json.loads(out) == {"env": "desk", "set": ["venue"], "left": ["bus", "front", "hook", "files"]}
     assert by_name(ssmd("key", "verify", "-o", "json"))["venue"]["status"] == "ok"
+
+
+def test_a_passphrase_is_asked_for_once(desk: Path, cluster: bytes) -> None:
+    del cluster  # beside its certificate
+    (desk / "desk.venue.age").write_bytes(b"age-encryption.org/v1\n-> scrypt damaged")  # a whole one takes a second to open
+    skipped = (b"key_id: ", ""), (b"private_key: ", "")
+    given = (b"certificate: ", "@../cluster.pem"), (b"\nkey: ", "@../cluster.key")
+    said, out, _ = answered(((b"age files: ", "hunter2-hunter2"), *skipped, *given))
+    assert json.loads(out)["set"] == ["front"], said
+    assert "front" not in json.loads(out)["left"]
+    assert b"hunter2" not in said
