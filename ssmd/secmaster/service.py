@@ -12,7 +12,7 @@ from journal.errors import VenueError
 from ssmd.render import Silent
 from ssmd.secmaster.following import Follower
 from ssmd.secmaster.ledger import Ledger
-from ssmd.secmaster.sync import Question, Sync
+from ssmd.secmaster.sync import Question, Summary, Sync
 
 _DUE_S = 1.0  # how late a derived change is journalled, at most
 
@@ -74,7 +74,15 @@ class SecmasterService:
             except VenueError as error:
                 self.status = f"not synchronised: {error}"
             else:
-                counted = ", ".join(f"{n} {what.removeprefix('market_')}" for what, n in summary.synced.counts.items()) or "nothing new"
-                alarm = f"; unknown states: {', '.join(summary.unknown)}" if summary.unknown else ""
-                self.status = f"synchronised {summary.synced.markets} markets: {counted}{alarm}"
+                self.status = _told(summary)
             await self._clock.sleep(self._schedule.every_s)
+
+
+def _told(summary: Summary) -> str:
+    counted = ", ".join(f"{n} {what.removeprefix('market_')}" for what, n in summary.synced.counts.items()) or "nothing new"
+    alarms = [f"unknown states: {', '.join(summary.unknown)}"] if summary.unknown else []
+    alarms += (
+        [f"{summary.missing} markets are not listed any more and were kept: `ssmd secmaster sync --full --yes`"] if summary.missing else []
+    )
+    alarms += [f"{summary.nameless} objects name no market"] if summary.nameless else []
+    return "; ".join((f"synchronised {summary.synced.markets} markets: {counted}", *alarms))
