@@ -100,7 +100,8 @@ def _url(*schemes: str) -> Any:
             parts = urlsplit(one.strip())
             if parts.scheme not in schemes or not parts.netloc:
                 raise ValueError(f"write {shown}…, or $key:NAME.FIELD")
-            if "@" in parts.netloc:
+            # A password with a / or # in it ends what is the host for a parser; of these URLs nothing else has an @.
+            if "@" in (parts.netloc if parts.scheme in {"https", "http"} else one):
                 raise ValueError("a user or password in an URL is a secret in clear: declare a key and refer to it as $key:NAME.FIELD")
         return text
 

@@ -61,3 +61,13 @@ def test_two_keys_do_not_share_a_variable(project: Project) -> None:
     (said,) = [f for f in found(project) if f.severity == "error"]
     assert (said.line, said.place) == (5, "keys.kalshi-key.fields")
     assert "url is read from SSMD_KALSHI_KEY_URL, which is kalshi.key_url already" in said.text
+
+
+@pytest.mark.parametrize("url", ["nats://user:hush@h", "nats://user:hu/sh@h", "nats://a,nats://user:1#hush@h"])
+def test_a_password_in_an_url_is_refused_whatever_is_in_it(project: Project, url: str) -> None:
+    path = project.exchanges / "environments" / "local.yaml"
+    path.write_text(f"name: local\nfeed: kalshi\njournal: {{type: jetstream, url: '{url}'}}\n")
+    (said,) = found(project)
+    assert (said.line, said.place) == (3, "journal.url")
+    assert "is a secret in clear" in said.text
+    assert "hu" not in said.text
