@@ -20,9 +20,13 @@ def init(ctx: click.Context, directory: Path, *, force: bool) -> None:
 
     Files that are there are kept and listed. Works in a git repository, in a folder of one, and without git.
     """
+    from journal.errors import CallerError
     from ssmd.metadata.starter import plant, repository
 
-    planted = plant(directory, force=force)
+    try:
+        planted = plant(directory, force=force)
+    except OSError as error:
+        raise CallerError(f"cannot make a project in {directory.resolve()}: {error.filename}: {error.strerror}") from error
     if (output := output_of(ctx)) in {"", "table"}:
         for file, change in planted:
             click.echo(f"{change:<9} {file}")

@@ -191,3 +191,9 @@ def test_a_connector_needs_its_key(ssmd: Ssmd, tmp_path: Path) -> None:
     refused(ssmd("run", "connector", "--key-id", key, "--key-file", tmp_path / "bad.pem"), "private key")
     refused(ssmd("run", "connector", "--feed", "nyse"), "kalshi")
     assert not (tmp_path / "data").exists()
+
+
+def test_a_project_where_nothing_can_be_made(ssmd: Ssmd, tmp_path: Path) -> None:
+    (tmp_path / "exchanges").write_text("a file, not a folder")
+    refused(ssmd("init", str(tmp_path)), f"cannot make a project in {tmp_path}: ", "exchanges/feeds: Not a directory")
+    assert [p.name for p in tmp_path.iterdir()] == ["exchanges"]
