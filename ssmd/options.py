@@ -70,7 +70,7 @@ def name_environment(ctx: click.Context, _param: click.Parameter, value: str | N
 
 # Before `configured`: the environment as a first argument, instead of --env.
 environment_argument = click.argument(
-    "named", metavar="ENV", type=ENVIRONMENT, required=False, expose_value=False, callback=name_environment
+    "named", metavar="[ENV]", type=ENVIRONMENT, required=False, expose_value=False, callback=name_environment
 )
 
 

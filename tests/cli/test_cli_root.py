@@ -147,3 +147,9 @@ def test_what_a_command_returns_is_the_exit_code(monkeypatch: pytest.MonkeyPatch
 def test_an_unknown_command_is_told_what_may_have_been_meant(word: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert root.main([word]) == 2
     assert meant in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["key list", "key set", "env apply"])
+def test_an_environment_that_may_be_left_out_is_shown_so(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert root.main([*command.split(), "--help"]) == 0
+    assert "[OPTIONS] [ENV]" in capsys.readouterr().out
