@@ -5,55 +5,36 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import os
-import signal
-import socket
-import subprocess
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from tests.tools import environment
+from tests.tools import Served, environment, started
 
 ROOT = "root-token"
-_START_S = 30
 
 
-class Server:
+class Server(Served):
     """One ``bao server -dev``, in memory, with a key-value engine of version 2 at ``secret/``."""
 
     def __init__(self, directory: Path) -> None:
-        self._command = environment("openbao") / "bao"
-        self._directory = directory
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port: int = s.getsockname()[1]
+        super().__init__(directory)
         self.url = f"http://127.0.0.1:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         argv: list[str | Path] = [
-            self._command,
+            environment("openbao") / "bao",
             "server",
             "-dev",
             "-dev-no-store-token",
             f"-dev-listen-address=127.0.0.1:{self.port}",
             f"-dev-root-token-id={ROOT}",
         ]
-        with (self._directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                argv, env={"PATH": os.environ["PATH"], "HOME": str(self._directory)}, stdout=log, stderr=log, start_new_session=True
-            )
-        deadline = time.monotonic() + _START_S
-        while not self._is_ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"bao did not start: {(self._directory / 'log').read_text()[-2000:]}")
-            time.sleep(0.05)
+        self.launch(argv, {"HOME": str(self.directory)}, self._is_ready)
 
     def _is_ready(self) -> bool:
         try:
@@ -84,22 +65,9 @@ class Server:
         token: str = self.do("POST", "auth/token/create", {"policies": [name], "no_default_policy": False})["auth"]["client_token"]
         return token
 
-    def kill(self) -> None:
-        """SIGKILL, its children included."""
-        if self._process:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
 
-
-@contextmanager
-def running(directory: Path) -> Iterator[Server]:
-    server = Server(directory)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.kill()
+def running(directory: Path) -> AbstractContextManager[Server]:
+    return started(Server(directory))
 
 
 def make_service_account_token(namespace: str, account: str) -> str:
