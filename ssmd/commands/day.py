@@ -333,12 +333,12 @@ async def _running(desk: Desk, venue: dict[str, Any], duration: int | None, driv
     """Be the runner until a signal, `duration` or an error; 130 after Ctrl-C."""
     import signal
 
-    from ssmd.day.processes import Processes, venue_of
+    from ssmd.day.processes import ChildProcesses, venue_of
     from ssmd.day.runner import Runner
     from ssmd.wiring import process
 
     source = venue_of(desk.settings, desk.clock, **venue)
-    processes = Processes(desk.settings, desk.clock, desk.journal, source, process())
+    processes = ChildProcesses(desk.settings, desk.clock, desk.journal, source, process())
     runner = Runner(_parts(desk, processes), desk.register, process(), _tell)
     code = 0
 

@@ -6,12 +6,13 @@ idempotency key, which is the same until the phase is begun anew, and tells that
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Protocol
 
-from journal.errors import CorruptionError
+from journal.errors import CorruptionError, SsmdError
 from ssmd.day.aggregate import TradingDay
 
 Result = dict[str, Any]  # of JSON values; small, for it is journalled. With the key "skipped" nothing was done, and why
@@ -51,6 +52,25 @@ class Step:
     volatile: bool = False
     tries: int = 3
     quiet_s: float = 90.0
+
+
+class Processes(Protocol):
+    """The processes that a day needs. `ChildProcesses` are children of this one."""
+
+    @property
+    def failed(self) -> asyncio.Future[SsmdError]:
+        """Completes when a process could not run at all."""
+        ...
+
+    def running(self, name: str) -> bool: ...
+
+    async def ensure(self, name: str) -> Result:
+        """connector, archiver or projector, running when it returns: its `pid`, and whether it `already_ran`."""
+        ...
+
+    async def stop(self, *names: str) -> list[str]:
+        """Stop those of them that run, in this order, each politely and whole; their names."""
+        ...
 
 
 class Driver(Protocol):

@@ -27,7 +27,7 @@ _MAX_WAITING = 1_000  # of what is not journalled yet; a child that crashes all 
 _FLUSH_S = 5.0
 
 
-class Processes:
+class ChildProcesses:
     """Made on the event loop. `ensure` starts what is not running; `close` stops all and journals what happened."""
 
     def __init__(self, settings: Settings, clock: Clock, journal: Journal, venue: Venue, who: str) -> None:

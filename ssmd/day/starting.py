@@ -16,8 +16,7 @@ from journal.entry import Control, Lifecycle
 from journal.errors import CallerError, StorageError, StoreError, VenueUnavailable
 from journal.protocols import Journal, Storage
 from journal.subjects import Stream
-from ssmd.day.activity import Result, Step, Work
-from ssmd.day.processes import Processes
+from ssmd.day.activity import Processes, Result, Step, Work
 from ssmd.settings import Settings
 
 _FIRST_FRAME_S = 30.0

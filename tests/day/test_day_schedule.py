@@ -1,0 +1,104 @@
+"""What schedules ask for: thirty days of them, clock changes and jumping clocks included."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from ssmd.day.aggregate import State
+from ssmd.day.calendar import Calendar
+from ssmd.day.schedule import due, upcoming
+from ssmd.metadata.environment import Schedule
+
+MINUTE_NS = 60 * 10**9
+HOUR_NS = 60 * MINUTE_NS
+DAY = date(2026, 8, 10)
+
+
+def ns(text: str) -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * 10**9
+
+
+def live(calendar: Calendar, first_ns: int, hours: int, step_ns: int = 10 * MINUTE_NS) -> tuple[dict[date, State], dict[date, list[int]]]:
+    """A runner that carries out at once what is due; when each day was begun, and ended."""
+    states: dict[date, State] = {}
+    times: dict[date, list[int]] = {}
+    for now_ns in range(first_ns, first_ns + hours * HOUR_NS, step_ns):
+        for _ in range(3):  # a start, the end that it allows, and nothing more
+            found = due(calendar, states, now_ns, first=now_ns == first_ns)
+            for move in found:
+                states[move.day] = State.ACTIVE if move.to is State.STARTING else State.COMPLETE
+                times.setdefault(move.day, []).append(now_ns)
+            live_days = [d for d, s in states.items() if s is State.ACTIVE]
+            if calendar.continuous and calendar.auto_roll and not any(m.to is State.STARTING for m in found):
+                assert len(live_days) == 1, "no instant without a day"
+        assert not due(calendar, states, now_ns)
+    return states, times
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Australia/Lord_Howe"])
+@pytest.mark.parametrize("first", ["2026-03-01T12:00", "2026-10-20T12:00"])
+def test_thirty_days_roll_by_themselves_over_clock_changes(zone: str, first: str) -> None:
+    calendar = Calendar(Schedule(timezone=zone))
+    states, times = live(calendar, ns(first), 30 * 24)
+    days = sorted(states)
+    assert days == [days[0] + timedelta(days=n) for n in range(len(days))]
+    assert len(days) in {30, 31}
+    assert [s for s in states.values() if s is State.ACTIVE] == [State.ACTIVE]
+    for day in days[1:-1]:
+        begun, ended = times[day]
+        assert 0 <= begun - calendar.opens_ns(day) < 10 * MINUTE_NS
+        assert begun < ended
+        assert ended == times[day + timedelta(days=1)][0], "the next day is begun before this one ends"
+
+
+def test_a_day_with_an_end_of_its_own_ends_then_and_the_next_begins_later() -> None:
+    calendar = Calendar(Schedule(timezone="America/New_York", day_start="18:00", day_end="17:00"))
+    _, times = live(calendar, ns("2026-08-10T22:00"), 72)
+    assert times[DAY] == [ns("2026-08-10T22:00"), ns("2026-08-11T21:00")]
+    assert times[DAY + timedelta(days=1)][0] == ns("2026-08-11T22:00")
+
+
+def test_without_auto_roll_a_day_ends_when_it_is_over_and_none_begins() -> None:
+    states, times = live(Calendar(Schedule(auto_roll=False)), ns("2026-08-10T12:00"), 72)
+    assert states == {DAY: State.COMPLETE}
+    assert times[DAY] == [ns("2026-08-10T12:00"), ns("2026-08-11T00:00")]
+
+
+def test_a_clock_that_is_set_back_begins_nothing() -> None:
+    calendar = Calendar(Schedule())
+    states = {DAY: State.COMPLETE, DAY + timedelta(days=1): State.ACTIVE}
+    assert due(calendar, states, ns("2026-08-10T12:00"), first=True) == []
+
+
+def test_a_clock_that_jumps_days_ahead_rolls_once() -> None:
+    found = due(Calendar(Schedule()), {DAY: State.ACTIVE}, ns("2026-08-15T12:00"))
+    assert [(m.day.day, m.to) for m in found] == [(15, State.STARTING)]
+    assert found[0].why == "it began at 2026-08-15T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("later", "ends"),
+    [(State.STARTING, False), (State.ERROR, False), (State.ACTIVE, True), (State.COMPLETE, True), (State.FAILED, True)],
+)
+def test_the_old_day_goes_on_until_the_new_one_is_live(later: State, ends: bool) -> None:
+    states = {DAY: State.ACTIVE, DAY + timedelta(days=1): later}
+    found = due(Calendar(Schedule()), states, ns("2026-08-11T00:05"))
+    assert [(m.day, m.to) for m in found] == ([(DAY, State.ENDING)] if ends else [])
+
+
+def test_a_day_with_an_error_keeps_nobody_from_the_next() -> None:
+    found = due(Calendar(Schedule()), {DAY: State.ERROR}, ns("2026-08-11T00:05"))
+    assert [(m.day, m.to) for m in found] == [(DAY + timedelta(days=1), State.STARTING)]
+
+
+def test_what_comes_next_has_the_hours_of_its_day() -> None:
+    calendar = Calendar(Schedule(timezone="Europe/Berlin"))
+    rows = upcoming(calendar, ns("2026-10-24T12:00"), 6)
+    assert [(r["date"], r["what"], r["hours"]) for r in rows] == [
+        ("2026-10-24", "end", 24), ("2026-10-25", "start", 25), ("2026-10-25", "end", 25), ("2026-10-26", "start", 24),
+        ("2026-10-26", "end", 24), ("2026-10-27", "start", 24),
+    ]  # fmt: skip
+    by_hand = upcoming(Calendar(Schedule(auto_roll=False)), ns("2026-10-24T12:00"), 2)
+    assert [(r["what"], r["by"]) for r in by_hand] == [("end", "schedule"), ("start", "operator")]
