@@ -95,13 +95,20 @@ class Wanted:
 
 def patterns(stream: Stream, types: Iterable[str], symbols: Iterable[str]) -> list[str]:
     """Subject patterns of some types and symbols of a stream, [] for all of it, or where they are too many for one read."""
-    kinds, tokens = sorted(types), [escape(symbol) for symbol in sorted(symbols)]
-    if not kinds and not tokens:
+    kinds, named = sorted(types), sorted(symbols)
+    if not kinds and not named:
         return []
     head = f"{stream.env}.{stream.domain}" if stream.domain else stream.subject("feed", "type", "").rsplit(".", 3)[0] + ".*"
-    ends = [[token, f"{token}.*"] if stream.domain else [token] for token in tokens] if tokens else [[">"]]
-    found = [f"{head}.{kind}.{end}" for kind, token in product(kinds or ["*"], ends) for end in token]
+    ends = {end for symbol in named for end in _ends(stream, symbol)} or {">"}
+    found = [f"{head}.{kind}.{end}" for kind, end in product(kinds or ["*"], sorted(ends))]
     return found if len(found) <= _MAX_PATTERNS else []
+
+
+def _ends(stream: Stream, symbol: str) -> set[str]:
+    """What may be behind the type: the symbol's token, and of an aggregate's events one for its version too."""
+    if stream.is_market:
+        return {escape(symbol)}
+    return {escape(symbol), f"{escape(symbol)}.*", *(stream.subject("", kind, symbol).split(".", 3)[3] for kind in VERSIONED)}
 
 
 async def choose(trail: Trail, wanted: Wanted) -> list[Stream]:

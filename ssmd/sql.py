@@ -85,8 +85,11 @@ class Session:
 
     def answer(self) -> Answer:
         columns = [(name, kind) for name, kind in self._told("columns")]
-        with self._waiting():
-            reader = pa.ipc.open_stream(self._from)
+        try:
+            with self._waiting():
+                reader = pa.ipc.open_stream(self._from)
+        except (pa.ArrowException, OSError):
+            self._told("")  # says why
         return Answer(columns, reader.schema, self._batches(reader))
 
     def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
@@ -97,7 +100,7 @@ class Session:
             except StopIteration:
                 break
             except (pa.ArrowException, OSError):
-                self._told("")
+                self._told("")  # says why
             yield batch
         self._told("rows")
 
