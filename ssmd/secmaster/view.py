@@ -24,6 +24,7 @@ from ssmd.secmaster.stream import Synced, synced_of
 
 VERSION = 1  # of the tables and of the fold: a file of another one is deleted and made again
 _CACHE_KIB = 65_536
+_PAGE = 8_192
 _BUSY_S = 60.0  # another process folds a run in less than a second; a disk may be slow
 _ASKED = 500  # symbols of one query
 _TABLES = """
@@ -94,6 +95,9 @@ class View:
         for tried in range(2):
             db = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
             try:
+                # 2 kB rows waste less of a larger page; what a rebuild writes again and again is written to the file every 64 MB.
+                db.execute(f"PRAGMA page_size = {_PAGE}")
+                db.execute(f"PRAGMA wal_autocheckpoint = {(64 << 20) // _PAGE}")
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = NORMAL")
                 db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
