@@ -67,7 +67,7 @@ class Load:
         async with aclosing(runs) as reads:
             async for run in reads:
                 last = run[-1].sequence if isinstance(run, list) else run.last
-                batch = _batch(stream, run, self._wanted)
+                batch = rows_of(stream, run, self._wanted)
                 meter.advance(last + 1 - at)
                 at = last + 1
                 if batch is None:
@@ -88,7 +88,8 @@ def _table(stream: Stream) -> str:
     return "entries" if stream.is_market else "events"
 
 
-def _batch(stream: Stream, run: Run, wanted: Wanted) -> pa.RecordBatch | None:
+def rows_of(stream: Stream, run: Run, wanted: Wanted) -> pa.RecordBatch | None:
+    """The wanted entries of a run as rows of the stream's table, None for none."""
     if not stream.is_market:
         found = [r for r in (run if isinstance(run, list) else run.records()) if wanted.takes(stream, r)]
         return columns.events(stream, found) if found else None

@@ -42,7 +42,7 @@ class Trail:
     async def bounds(self, stream: Stream) -> Bounds:
         """Raises `CorruptionError` for an archive that knows more than the journal, `HoleInStream` for a part that is nowhere."""
         live = await self._journal.info(stream) if self._journal else None
-        kept = await self._archive.info(stream) if self._archive and not (live and live.first == 1 and live.last) else None
+        kept = await self._archive.info(stream) if self._archive else None
         if live is None or kept is None:
             only = live or kept
             return Bounds(only.first, only.first if live else only.last + 1, only.last) if only else Bounds(1, 1, 0)
