@@ -173,26 +173,24 @@ def recover(ctx: click.Context, *, settings: Settings, output: str, dry_run: boo
     from ssmd import render
 
     async def work(desk: Desk) -> int:
-        from journal.errors import CallerError
         from ssmd.day.ending import plan_end
+        from ssmd.day.runner import runner_lives
         from ssmd.day.starting import plan_start
 
         parts = _parts(desk)
         found = await desk.operator.recoveries({"start": plan_start(parts), "end": plan_end(parts, desk.register)})
-        if not desk.mine:
-            found = [r for r in found if r.move]  # the living runner sees to the others
+        if not desk.mine and await runner_lives(settings, desk.clock):
+            found = [r for r in found if r.move]  # it sees to the others
         rows = [{**r._asdict(), "day": r.day.isoformat()} for r in found]
         render.rows(rows, output, title="days to recover")
-        if dry_run or not found:
+        if dry_run:
             return 0
-        if not desk.mine and not found:
-            raise CallerError("a runner lives and no day has an error: there is nothing to recover")
         for recovery in found:
             await desk.operator.recover(recovery)
         if not desk.mine:
-            return max([await _watched(desk, r.day) for r in found])
+            return max([await _watched(desk, r.day) for r in found], default=0)
         if all("ENDING" in (r.move, r.state) for r in found):  # nothing has to live on
-            return max([await _carried_out(desk, r.day) for r in found])
+            return max([await _carried_out(desk, r.day) for r in found], default=0)
         return await _running(desk, venue, duration, lambda runner: runner.run(first=False))
 
     ctx.exit(asyncio.run(_at_desk(settings, work, why, take=not dry_run)))
