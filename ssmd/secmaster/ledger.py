@@ -32,12 +32,13 @@ _MAX_RAW = 256 << 10  # a larger object is not journalled: an entry is at most a
 class Proposal(NamedTuple):
     """What is known of a market: `decide` says what changes of the one it is given (None: not there).
 
-    `causation` is the position of the market message it comes from, if it does.
+    `causation` is the position of the market message it comes from, `correlation` the synchronisation that found it, if one did.
     """
 
     decide: Callable[[Market | None], Sequence[Change]]
     raw: bytes = b""
     causation: str = ""
+    correlation: str = ""
 
 
 class Ledger:
@@ -93,7 +94,7 @@ class Ledger:
         day = self._days.day_of(effective_ns)
         entries, newest = [], []
         for change in changes:
-            row, (_, raw, causation) = rows.get(change.symbol), proposals[change.symbol]
+            row, proposal = rows.get(change.symbol), proposals[change.symbol]
             newest.append(row.sequence if row else 0)
             entries.append(
                 change_entry(
@@ -103,9 +104,10 @@ class Ledger:
                     recv_ns=now_ns,
                     mono_ns=mono_ns,
                     day=day,
-                    raw=raw if len(raw) <= _MAX_RAW else b"",
+                    raw=proposal.raw if len(proposal.raw) <= _MAX_RAW else b"",
                     who=self._who,
-                    causation=causation,
+                    causation=proposal.causation,
+                    correlation=proposal.correlation,
                 )
             )
         await self._append(entries, newest)

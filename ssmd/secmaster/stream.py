@@ -37,11 +37,21 @@ def secmaster(env: str) -> Stream:
 
 
 def change_entry(
-    change: Change, frame: int, *, effective_ns: int, recv_ns: int, mono_ns: int, day: int, raw: bytes, who: str, causation: str = ""
+    change: Change,
+    frame: int,
+    *,
+    effective_ns: int,
+    recv_ns: int,
+    mono_ns: int,
+    day: int,
+    raw: bytes,
+    who: str,
+    causation: str = "",
+    correlation: str = "",
 ) -> Entry:
     """Change number `frame` of its market, from 0. `raw` is what the venue said, as it was read."""
     epoch = blake2b(f"secmaster:{change.symbol}".encode(), digest_size=16).digest()
-    body = Event(TYPE, change.encode(), who, causation=causation)
+    body = Event(TYPE, change.encode(), who, causation=causation, correlation=correlation)
     return Entry(body, FEED, change.symbol, epoch, frame, recv_ns, mono_ns, effective_ns, day, raw=raw)
 
 

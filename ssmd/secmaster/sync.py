@@ -133,7 +133,7 @@ class Sync:
     async def _page(self, run: Run, runs: Runs, page: DefinitionPage, notes: _Notes) -> Run:
         counts, now_ns = empty(), self._clock.wall_ns()
         for some in _runs(page.markets):
-            found = {m.symbol: Proposal(partial(_observe, self._observed, m, raw, now_ns), raw) for m, raw in some}
+            found = {m.symbol: Proposal(partial(_observe, self._observed, m, raw, now_ns), raw, correlation=run.name) for m, raw in some}
             counts.update(await self._ledger.propose(found))
         await self._ledger.keep(page.nameless[: max(0, _KEPT - notes.nameless)])
         notes.take(page)
@@ -145,10 +145,11 @@ class Sync:
         missing = sum(len(some) for some in runs.missing(run, series))
         if not accept and missing > max(_FEW, runs.counted(series, settled=False) // 10):
             return run, missing
-        meter.stage("removals", missing)
+        if missing:
+            meter.stage("removals", missing)
         for some in runs.missing(run, series):
             now_ns = self._clock.wall_ns()
-            counts = await self._ledger.propose({s: Proposal(partial(_gone, now_ns)) for s in some})
+            counts = await self._ledger.propose({s: Proposal(partial(_gone, now_ns), correlation=run.name) for s in some})
             run.counts.update(counts)
             meter.advance(len(some))
         return run, 0

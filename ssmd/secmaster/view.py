@@ -201,7 +201,8 @@ class View:
         for (_, entry), _ in changes:
             if isinstance(entry.body, Event) and entry.body.causation:
                 stream, _, number = entry.body.causation.rpartition(":")
-                self._set(db, **{f"told.{stream}": int(number)})
+                if number.isdecimal():
+                    self._set(db, **{f"told.{stream}": int(number)})
         for sequence, entry in records:
             if synced := synced_of(entry):
                 self._set(db, **{f"synced.{entry.symbol}": _ENCODER.encode((sequence, entry.frame, synced))})

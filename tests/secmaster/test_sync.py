@@ -72,6 +72,7 @@ def test_only_what_differs_is_journalled(tmp_path: Path) -> None:
         ]
         entries = [r.entry for r in (await all_records(journal))[before:]]
         assert entries[0].raw == b'{"ticker":"KXS3-26AUG10-T3"}'
+        assert {e.body.correlation for e in entries[:-1] if isinstance(e.body, Event)} == {third.synced.run}
         assert [e.frame for e in entries] == [1, 1, 1, 2, 2]  # the last is the synchronisation's own
         fold = await folded(journal)
         assert fold.markets() == in_view(ledger) == {m.symbol: m for m in venue.markets}
