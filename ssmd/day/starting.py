@@ -48,7 +48,7 @@ def plan_start(parts: Parts) -> Sequence[Step]:
         Step("connector", steps.connector, volatile=True),
         Step("archiver", steps.archiver, volatile=True),
         Step("projector", steps.projector, volatile=True),
-        Step("health", steps.health, volatile=True),
+        Step("health", steps.health, volatile=True, tries=2),
     )
 
 
