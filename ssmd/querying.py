@@ -147,7 +147,7 @@ async def bound(trail: Trail, stream: Stream, wanted: Wanted) -> Bounds:
         first = max(first, await trail.seek(stream, bounds, since_ns - 1))
     if until_ns < END_NS:
         last = min(last, await trail.seek(stream, bounds, until_ns) - 1)
-    return Bounds(first, bounds.seam, last)
+    return bounds._replace(first=first, last=last)
 
 
 def _midnight_ns(day: int, after: timedelta) -> int:

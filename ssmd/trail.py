@@ -19,15 +19,19 @@ Run = Block | list[Record]  # of the archive, columns without raw bytes; of the 
 
 
 class Bounds(NamedTuple):
-    """First and last sequence, both inclusive; those below `seam` come from the archive. `last` is below `first` for an empty stream."""
+    """First and last sequence, both inclusive; `last` is below `first` for an empty stream.
+
+    The archive has what is up to `kept`, the journal what is from `live` on; both may have what is between.
+    """
 
     first: int
-    seam: int
+    live: int
+    kept: int
     last: int
 
 
 class Trail:
-    """Reads the streams of one environment. The bounds of a stream are taken when it is asked for them, so that a query has one end."""
+    """Reads the streams of one environment, within bounds that are taken once, so that a query has one end."""
 
     def __init__(self, env: str, journal: JournalReader | None, archive: ArchiveReader | None) -> None:
         self.env = env
@@ -45,7 +49,9 @@ class Trail:
         kept = await self._archive.info(stream) if self._archive else None
         if live is None or kept is None:
             only = live or kept
-            return Bounds(only.first, only.first if live else only.last + 1, only.last) if only else Bounds(1, 1, 0)
+            if only is None:
+                return Bounds(1, 1, 0, 0)
+            return Bounds(only.first, only.first, 0, only.last) if live else Bounds(only.first, only.last + 1, only.last, only.last)
         if live.last < kept.last:
             raise CorruptionError(
                 f"{stream.name} is archived to {kept.last}, and ends at {live.last} in the journal: the journal was lost, cut or replaced; "
@@ -56,27 +62,31 @@ class Trail:
                 f"{stream.name} is archived to {kept.last} and begins at {live.first} in the journal: what was between is nowhere; "
                 "ask one of them (--from archive, or journal)"
             )
-        return Bounds(min(kept.first, live.first), live.first, live.last)
+        return Bounds(min(kept.first, live.first), live.first, kept.last, live.last)
 
     async def seek(self, stream: Stream, bounds: Bounds, effective_ns: int) -> int:
         """First sequence whose effective time is above `effective_ns`; of streams in which it never decreases (`sought`)."""
-        if self._archive and bounds.first < bounds.seam:
+        if self._archive and bounds.first < bounds.live:
             found = await self._archive.seek(stream, effective_ns)
-            if found < bounds.seam or bounds.seam > bounds.last:
+            if found < bounds.live or bounds.live > bounds.last:
                 return found
         return await self._journal.seek(stream, effective_ns) if self._journal else bounds.last + 1
 
     async def runs(
         self, stream: Stream, bounds: Bounds, *, subjects: Sequence[str] = (), symbols: Collection[str] | None = None
     ) -> AsyncGenerator[Run, None]:
-        """What is within the bounds, in order. `subjects` and `symbols` only spare reading: more than them may come."""
-        if self._archive and bounds.first < bounds.seam:
-            stop = min(bounds.last, bounds.seam - 1)
+        """What is within the bounds, in order. `subjects` and `symbols` only spare reading: more than them may come.
+
+        All of a stream comes from the archive as far as it goes, eight times as fast; some subjects from the journal as far back.
+        """
+        seam = bounds.live if subjects else max(bounds.live, bounds.kept + 1)
+        if self._archive and bounds.first < seam:
+            stop = min(bounds.last, seam - 1)
             blocks = self._archive.blocks(stream, start=bounds.first, end=stop, symbols=symbols if stream.is_market else None)
             async with aclosing(blocks) as reads:  # type: ignore[type-var]
                 async for block in reads:
                     yield block
-        start = max(bounds.first, bounds.seam)
+        start = max(bounds.first, seam)
         if self._journal and start <= bounds.last:
             async with aclosing(self._journal.read(stream, start=start, end=bounds.last, subjects=subjects)) as runs:  # type: ignore[type-var]
                 async for records in runs:

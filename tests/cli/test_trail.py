@@ -151,7 +151,7 @@ def test_a_journal_that_was_cut_or_lacks_a_part_is_no_answer() -> None:
             await later.purge(MARKET, 55)
             with pytest.raises(HoleInStream, match="archived to 50 and begins at 55"):
                 await Trail("local", later, trail._archive).bounds(MARKET)
-            assert await Trail("local", later, None).bounds(MARKET) == (55, 55, 60)
+            assert await Trail("local", later, None).bounds(MARKET) == (55, 55, 0, 60)
 
     asyncio.run(run())
 
