@@ -148,7 +148,10 @@ class Connection:
 
 
 class Session:
-    """Opens connections to one venue. `headers` is called for each, with the wall time, so that signatures are fresh."""
+    """Opens connections to one venue. `headers` is called for each, with the wall time, so that signatures are fresh.
+
+    `another_key` is asked when the venue refuses the key: True when `headers` signs with another from now on.
+    """
 
     def __init__(
         self,
@@ -156,8 +159,10 @@ class Session:
         clock: Clock,
         rng: random.Random,
         headers: Callable[[int], Mapping[str, str]] = lambda _: {},
+        another_key: Callable[[], bool] = lambda: False,
     ) -> None:
         self.config = config
+        self._another_key = another_key
         self._clock = clock
         self._headers = headers
         self.backoff = Backoff(rng, config.backoff_first_s, config.backoff_most_s)
@@ -186,6 +191,8 @@ class Session:
         except InvalidStatus as error:
             answer = error.response
             said = dict(answer.headers.raw_items())
+            if answer.status_code in {401, 403} and headers and self._another_key():
+                return await self.connect()
             raise refusal(config.where, answer.status_code, said, self._clock.wall_ns(), signed=bool(headers)) from error
         except (InvalidURI, InvalidProxy) as error:  # their texts hold the whole URL
             what = "its proxy" if isinstance(error, InvalidProxy) else config.where

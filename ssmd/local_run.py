@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from journal.clock import Clock
 from journal.errors import CallerError
@@ -28,6 +29,7 @@ from ssmd.software import software
 from ssmd.wiring import open_objects
 
 _FRAMES_PER_SECOND = 4
+_SAID_BYTES = 2_000  # of the connector's log: more than its last line
 _LINE_S = 2.0  # between lines where there is no terminal
 
 
@@ -97,16 +99,33 @@ class LocalRun:
         """What to call with the seconds gone by to show where things are."""
         if self._console.is_terminal:
             with Live(console=self._console, auto_refresh=False, transient=False) as live:
-                yield lambda _elapsed: live.update(self.view.render(self._processes(), width=self._console.width), refresh=True)
+                yield lambda _elapsed: live.update(self.view.render(self._below(), width=self._console.width), refresh=True)
             return
         told = [0.0]
 
         def show(elapsed: float) -> None:
             if elapsed - told[0] >= _LINE_S:
                 told[0] = elapsed
-                self._console.print(f"{elapsed:5.0f} s  {self.view.line()}")
+                trouble = self._trouble()
+                self._console.print(
+                    f"{elapsed:5.0f} s  {self.view.line()}{f'; {trouble}' if trouble else ''}", markup=False, soft_wrap=True
+                )
 
         yield show
+
+    def _below(self) -> RenderableType:
+        trouble = self._trouble()
+        return Group(self._processes(), Text(trouble, style="yellow")) if trouble else self._processes()
+
+    def _trouble(self) -> str:
+        """What the connector said last, unless it captures: an address that does not answer is seen here first."""
+        try:
+            with self.supervisor.log("connector").open("rb") as log:
+                log.seek(max(log.seek(0, 2) - _SAID_BYTES, 0))
+                said = log.read().decode(errors="replace").strip().rpartition("\n")[2].removeprefix("ssmd: ")
+        except OSError:
+            return ""
+        return "" if said.startswith("capturing") else f"connector: {said}" if said else ""
 
     def _processes(self) -> Table:
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))

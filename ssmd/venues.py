@@ -26,13 +26,17 @@ KEY_FIELDS = ("key_id", "private_key")
 
 @dataclass(frozen=True, slots=True)
 class VenueAccess:
-    """`signer` is None where the venue needs none, `limit` where the feed has none."""
+    """`signer` is None where the venue needs none, `limit` where the feed has none.
+
+    `older_signer` has the key as it was before its last rotation, while that is valid: for a venue that does not know the new one yet.
+    """
 
     parts: Venue
     websocket_url: str
     rest_url: str
     signer: Any = None
     limit: RateLimit | None = None
+    older_signer: Any = None
 
     def rest(self, clock: Clock, rng: random.Random) -> Any:
         """The venue's REST, asked as often as the feed allows: a MarketSource and a DefinitionSource."""
@@ -72,10 +76,13 @@ def access(
     parts, venue = adapter_of(feed.venue), settings.environment.venue
     given = _key_file(parts, key_id, key_file)
     rest: str | None
+    older: Any = None
     if venue.type == "live":
         ws = ws_url or settings.resolver.value(venue.endpoint or version.endpoint).reveal()
         rest = rest_url or settings.resolver.value(venue.rest or version.rest or "").reveal()
-        signer = given or (_declared(settings, parts, needed=version.auth_method != "none") if ws_url is None else None)
+        signer = given
+        if given is None and ws_url is None:
+            signer, older = _declared(settings, parts, needed=version.auth_method != "none")
     elif ws_url is None and given is None:
         raise KeyRefused(
             f"environment {settings.env} has a simulated venue, which `ssmd up` starts; for the real one give --key-id UUID --key-file PEM,"
@@ -83,19 +90,24 @@ def access(
         )
     else:
         ws, rest, signer = ws_url or version.endpoint, rest_url or version.rest, given
-    return VenueAccess(parts, ws, rest or parts.rest_url, signer, version.rate_limit)
+    return VenueAccess(parts, ws, rest or parts.rest_url, signer, version.rate_limit, older)
 
 
-def _declared(settings: Settings, parts: Venue, *, needed: bool) -> Any:
+def _declared(settings: Settings, parts: Venue, *, needed: bool) -> tuple[Any, Any]:
+    """The signers of the environment's key, as it is and as it was; None where there is none."""
     name = settings.environment.venue.key
     if name is None:
         if needed:
             raise KeyRefused(f"the venue needs a key: declare one and name it as venue.key of environment {settings.env}")
-        return None
-    values = settings.resolver.values(name)
+        return None, None
+    values, previous = settings.resolver.values(name), settings.resolver.found(name).previous
     if lacking := [f for f in KEY_FIELDS if f not in values]:
         raise KeyRefused(f"key {name} is declared without {', '.join(lacking)}; a venue's key has {' and '.join(KEY_FIELDS)}")
-    return _signer(parts, values["key_id"], values["private_key"], f"key {name}")
+    key_id, private_key = (values[f] for f in KEY_FIELDS)
+    signer = _signer(parts, key_id, private_key, f"key {name}")
+    if not previous:
+        return signer, None
+    return signer, _signer(parts, previous.get("key_id", key_id), previous.get("private_key", private_key), f"key {name}, previous values")
 
 
 def _key_file(parts: Venue, key_id: str | None, key_file: Path | None) -> Any:

@@ -154,7 +154,7 @@ def _write(
         raise KeyRefused(f"key {wanted.name}: {'; '.join(problems)}; nothing was changed")
     place = settings.place()
     now_ns = place.clock.wall_ns()
-    until_ns = now_ns + grace_ns if grace_ns else 0
+    until_ns = now_ns + grace_ns if kind == "rotated" else 0
     change = Change(kind, wanted.name, now_ns, whoami(), given["reason"], key.source, tuple(values), until_ns)
     path = asyncio.run(
         _carry_out(

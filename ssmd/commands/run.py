@@ -74,7 +74,15 @@ async def _connector(
     days, name = day_rule(settings), feed or settings.feed
     today = to_date(days.day_of(clock.wall_ns()))
     venue = venues.access(settings, name, today, ws_url=ws_url, rest_url=rest_url, key_id=key_id, key_file=key_file)
-    signer, path = venue.signer, urlsplit(venue.websocket_url).path
+    signers, path = [s for s in (venue.signer, venue.older_signer) if s], urlsplit(venue.websocket_url).path
+
+    def another_key() -> bool:
+        if len(signers) < 2:
+            return False
+        del signers[0]
+        _tell("the venue refused the key; trying its values from before the last rotation, whose grace period is not over")
+        return True
+
     adapter = load(venue.parts.adapter)
     chosen = Selection(tickers, series, everything=everything)
     if not (tickers or series or everything):
@@ -84,7 +92,7 @@ async def _connector(
             journal, Stream(settings.env, shard=shard), clock, rng, feed=name, days=days,
             session=Session(
                 SessionConfig(venue.websocket_url), clock, rng,
-                headers=lambda now_ns: signer.headers("GET", path, now_ns) if signer else {},
+                headers=lambda now_ns: signers[0].headers("GET", path, now_ns) if signers else {}, another_key=another_key,
             ),
             adapters=lambda symbols, since_ns: adapter(symbols, since_ns=since_ns),
             markets=venue.rest(clock, rng),

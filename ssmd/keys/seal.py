@@ -61,8 +61,8 @@ def seal(
 ) -> str:
     """The YAML of a SealedSecret with `values` by field, and with those of `existing` (such a YAML) that are not among them.
 
-    With `previous_until_ns` the old sealed value of each field stays as ``FIELD.previous`` until then, unless `values` have one; without it
-    what `existing` says of previous values stays. Raises `KeyRefused`, and `BadFile` when `existing` is something else.
+    With `previous_until_ns` the old sealed value of each field stays as ``FIELD.previous`` until then (not at all when that is `set_ns`);
+    without it what `existing` says of previous values stays. Raises `KeyRefused`, and `BadFile` when `existing` is something else.
     """
     _check(name, namespace, scope)
     document = _load(existing, "the sealed file") if existing else _empty(name, namespace, scope)
@@ -73,7 +73,7 @@ def seal(
             "nothing can be added to it; set all fields anew"
         )
     texts: dict[str, str] = document["spec"]["encryptedData"]
-    until_ns = max(previous_until_ns, before.previous_until_ns)
+    until_ns = previous_until_ns or before.previous_until_ns
     if previous_until_ns:
         texts |= {f + PREVIOUS: texts[f] for f in values if f in texts}
     if until_ns <= set_ns:  # over, or never was

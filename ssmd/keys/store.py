@@ -54,7 +54,10 @@ def check_writable(source: str, wanted: Wanted, sealing: Sealing | None = None) 
 def store(
     source: str, wanted: Wanted, place: Place, values: Mapping[str, Secret], *, sealing: Sealing, set_ns: int, previous_until_ns: int = 0
 ) -> Path:
-    """Write `values` and keep the other fields; with `previous_until_ns` what they replace stays valid until then. The file written.
+    """Write `values` and keep the other fields. The file written.
+
+    With `previous_until_ns` what they replace, and what was replaced before, is valid until then and no longer; at `set_ns` it is over
+    at once and not kept: the old value may have been stolen.
 
     Raises `KeyRefused`, `BadFile`.
     """
@@ -80,6 +83,8 @@ def _store_age(wanted: Wanted, place: Place, values: Mapping[str, Secret], set_n
     if previous_until_ns:
         previous |= {f: before.values[f] for f in values if f in before.values}
         until_ns = previous_until_ns
+    if until_ns <= set_ns:
+        previous = {}
     return age.store(wanted, Found({**before.values, **values}, set_ns, previous, until_ns if previous else 0))
 
 

@@ -18,6 +18,9 @@ VIOLATIONS = {
     "ssmd/__init__ imports nothing of ours": ("ssmd/__init__.py", "import journal.clock"),
     "adapters are sans-io": ("exchanges/adapter.py", "import socket"),
     "folds are pure": ("projections/projection.py", "import time"),
+    "metadata and keys know nothing of the application": ("ssmd/keys/secret.py", "import ssmd.settings"),
+    "commands are leaves": ("ssmd/services/lag.py", "import ssmd.commands.version"),
+    "keys are resolved in the composition root": ("ssmd/services/lag.py", "import ssmd.keys.resolve"),
 }
 
 

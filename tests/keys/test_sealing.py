@@ -126,6 +126,8 @@ def test_a_rotation_keeps_the_old_value_without_having_read_it() -> None:
     fourth = sealed(secrets(b="4"), existing=third, set_ns=until_ns)
     assert set(opened(fourth)) == {"a", "b", "set-at"}
     assert "previous" not in fourth
+    # Without grace nothing of before is kept, also not what still had some.
+    assert set(opened(sealed(secrets(a="newest"), existing=third, previous_until_ns=NOW_NS))) == {"a", "b", "set-at"}
 
 
 @pytest.mark.parametrize("change", [{"name": "other"}, {"namespace": "other"}, {"scope": "cluster-wide"}])

@@ -121,3 +121,19 @@ def test_urls_and_region_may_be_values_of_keys(tmp_path: Path) -> None:
     assert found.signer is not None
     storage: Any = open_objects(settings)
     assert storage._client.meta.region_name == "eu-west-2"
+
+
+def test_what_keeps_the_connector_from_capturing_is_on_the_screen(tmp_path: Path) -> None:
+    (folder := tmp_path / "exchanges" / "environments").mkdir(parents=True)
+    (tmp_path / "exchanges" / "feeds").symlink_to(Path(__file__).parents[2] / "exchanges" / "feeds")
+    (folder / "away.yaml").write_text(
+        "name: away\nfeed: kalshi\nkeys: {k: {type: api_key, fields: [key_id, private_key]}}\n"
+        "venue: {type: live, key: k, endpoint: 'ws://127.0.0.1:9/ws', rest: 'http://127.0.0.1:9/api'}\n"
+    )
+    private = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("SSMD_")}
+    environ |= {"SSMD_K_KEY_ID": "5f3f1b0a-1111-4222-8333-abcdefabcdef", "SSMD_K_PRIVATE_KEY": private}
+    argv = [sys.executable, "-m", "ssmd.cli", "up", "--for", "5s"]
+    done = subprocess.run(argv, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "0 books, 0 trades, 0 gaps; connector: discovering" in done.stderr
