@@ -68,6 +68,10 @@ class Processes(Protocol):
         """connector, archiver or projector, running when it returns: its `pid`, and whether it `already_ran`."""
         ...
 
+    async def rest_url(self) -> str:
+        """REST of the venue, which answers when it returns; "" where it is the environment's own."""
+        ...
+
     async def stop(self, *names: str) -> list[str]:
         """Stop those of them that run, in this order, each politely and whole; their names."""
         ...

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from journal.clock import Clock
 from journal.entry import Entry, Event, canonical_json
-from journal.errors import CallerError, SsmdError, StoreError
+from journal.errors import CallerError, SsmdError, StoreError, VenueUnavailable
 from journal.protocols import Journal
 from journal.subjects import Stream
 from ssmd.day.activity import Result
@@ -25,6 +25,7 @@ TYPE = "processes"
 _FEED = "system"
 _MAX_WAITING = 1_000  # of what is not journalled yet; a child that crashes all the time does so every five seconds
 _FLUSH_S = 5.0
+_VENUE_TRIES, _VENUE_WAIT_S = 100, 0.1
 
 
 class ChildProcesses:
@@ -41,6 +42,7 @@ class ChildProcesses:
         self._frame = 0
         self._happened: asyncio.Queue[Entry] = asyncio.Queue(_MAX_WAITING)
         self._connect: list[str] = []
+        self._rest_url = ""  # of the simulated venue
         self.supervisor = Supervisor(clock, settings.data_dir / "logs", settings.environ(), self._note)
         self._journalling = asyncio.create_task(self._journal_all(), name="journal processes")
 
@@ -65,13 +67,27 @@ class ChildProcesses:
         process = children[name].process
         return {"pid": process.pid if process else 0, "already_ran": kept}
 
+    async def rest_url(self) -> str:
+        await self._ensure_venue()
+        if not self._rest_url:
+            return ""
+        host, port = "127.0.0.1", int(self._rest_url.split(":")[2].partition("/")[0])
+        for _ in range(_VENUE_TRIES):
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection(host, port)
+                writer.close()
+                return self._rest_url
+            await self._clock.sleep(_VENUE_WAIT_S)
+        raise VenueUnavailable(f"the simulated venue does not answer at {self._rest_url}; see sim.log in the data directory")
+
     async def _ensure_venue(self) -> None:
         if self._venue.simulate is None:
             self._connect = list(self._venue.connect)
-        elif not self.running("sim"):
+        elif "sim" not in self.supervisor.children or self.supervisor.children["sim"].stopping:
             port = free_port()
             await self.supervisor.start("sim", ["sim", "kalshi", "--no-auth", "--port", str(port), *self._venue.simulate])
-            urls = ["--ws-url", f"ws://127.0.0.1:{port}/trade-api/ws/v2", "--rest-url", f"http://127.0.0.1:{port}/trade-api/v2"]
+            self._rest_url = f"http://127.0.0.1:{port}/trade-api/v2"
+            urls = ["--ws-url", f"ws://127.0.0.1:{port}/trade-api/ws/v2", "--rest-url", self._rest_url]
             self._connect = [*self._venue.connect, *urls]
 
     async def stop(self, *names: str) -> list[str]:

@@ -44,6 +44,7 @@ def plan_start(parts: Parts) -> Sequence[Step]:
     steps = _Start(parts)
     return (
         Step("configuration", steps.configuration),
+        Step("secmaster", steps.secmaster, quiet_s=300),
         Step("storage", steps.storage),
         Step("connector", steps.connector, volatile=True),
         Step("archiver", steps.archiver, volatile=True),
@@ -70,6 +71,27 @@ class _Start:
             raise CallerError("\n".join(["the configuration has errors; see `ssmd validate`", *map(str, errors[:20])]))
         found = await journal_configuration(self._p.journal, settings, self._p.clock, who=work.who, why=f"day {work.day}")
         return {"sha256": found.sha256, "position": found.position, "warnings": len(findings)}
+
+    async def secmaster(self, work: Work) -> Result:
+        """The venue's markets as it has them now; a sync that was interrupted goes on. Raises `VenueError`."""
+        import random
+
+        from exchanges.venues import load
+        from ssmd.secmaster.access import open_definitions, open_ledger
+        from ssmd.secmaster.sync import Question, Sync
+
+        settings, clock = self._p.settings, self._p.clock
+        rest_url = await self._processes().rest_url()
+        venue = open_definitions(settings, clock, feed=settings.feed, rest_url=rest_url or None)
+        async with open_ledger(settings, clock, self._p.journal) as ledger:
+            sync = Sync(ledger, clock, load(venue.parts.observed), load(venue.parts.due))
+            # The simulated venue's address is another one each time, and it is the same venue.
+            question = Question(settings.feed, "simulated" if rest_url else venue.url, ())
+            name = random.SystemRandom().randbytes(8).hex()
+            summary = await sync.run(venue.source, question, name, full=False, meter=_Beats(work))
+        synced = summary.synced
+        alarms = {"unknown": len(summary.unknown), "nameless": summary.nameless, "flawed": summary.flawed, "missing": summary.missing}
+        return {"markets": synced.markets, "pages": synced.pages, "changes": dict(synced.counts), **{k: v for k, v in alarms.items() if v}}
 
     async def storage(self, work: Work) -> Result:
         """The journal takes appends (it has just taken one) and the storage keeps what it is given."""
@@ -102,9 +124,12 @@ class _Start:
         return await self._ensure("projector")
 
     async def _ensure(self, name: str) -> Result:
+        return await self._processes().ensure(name)
+
+    def _processes(self) -> Processes:
         if self._p.processes is None:
-            raise CallerError(f"no runner: the {name} cannot be started from here; use `ssmd day run`")
-        return await self._p.processes.ensure(name)
+            raise CallerError("no runner: nothing can be started from here; use `ssmd day run`")
+        return self._p.processes
 
     async def health(self, work: Work) -> Result:
         """The first frame since the connector was started; or silence that is to be expected.
@@ -134,6 +159,23 @@ class _Start:
             return {"silence": "the connection is open, and the venue has no market for us"}
         what = "the connection is open, but silent" if seen.opened else "no connection was opened"
         raise VenueUnavailable(f"no frame within {_FIRST_FRAME_S:g} s: {what}; see the connector's log in the data directory")
+
+
+class _Beats:
+    """A meter whose every unit says that the step lives."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._units = 0
+
+    def stage(self, name: str, total: int) -> None:
+        del total
+        self._units = 0
+        self._work.beat(name)
+
+    def advance(self, units: int) -> None:
+        self._units += units
+        self._work.beat(f"{self._units} markets")
 
 
 class _Seen:

@@ -49,6 +49,9 @@ class InProcess:
     def running(self, name: str) -> bool:
         return name in self.tasks and not self.tasks[name].done()
 
+    async def rest_url(self) -> str:
+        return self._sim.rest_url
+
     async def ensure(self, name: str) -> Result:
         if ran := self.running(name):
             return {"pid": 1, "already_ran": ran}

@@ -121,19 +121,19 @@ def test_a_recovery_explains_itself_and_goes_on_from_the_last_checkpoint(tmp_pat
         c = Capture(tmp_path)
         register, today = c.register(), c.calendar.today(c.clock.wall_ns())
         await register.move(today, State.STARTING, who="ana")
-        for step in ("configuration", "storage"):
+        for step in ("configuration", "secmaster", "storage"):
             await register.change(today, partial(TradingDay.begin_step, step=step, at_ns=1, who="r", attempt=1), who="r")
             done = partial(TradingDay.end_step, step=step, at_ns=2, who="r", attempt=1, outcome="done", result={})
             await register.change(today, done, who="r")
         await register.move(today, State.ERROR, who="r", why="health: no frame within 30 s")
         (found,) = await operator(c).recoveries({"start": plan_start(c.parts()), "end": []})
         assert (found.state, found.move, found.why) == ("ERROR", "STARTING", "health: no frame within 30 s")
-        assert found.done == ["configuration", "storage"]
+        assert found.done == ["configuration", "secmaster", "storage"]
         assert found.next == ["connector", "archiver", "projector", "health"]
         assert (await register.get(today)).state == "ERROR", "asking changes nothing"
         await operator(c).recover(found)
         again = await register.get(today)
-        assert (again.state, list(again.done)) == ("STARTING", ["configuration", "storage"])
+        assert (again.state, list(again.done)) == ("STARTING", ["configuration", "secmaster", "storage"])
 
     asyncio.run(run())
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.timeout(280)
-START = ["configuration", "storage", "connector", "archiver", "projector", "health"]
+START = ["configuration", "secmaster", "storage", "connector", "archiver", "projector", "health"]
 END = ["stop", "drain", "flush", "verify", "record"]
 _PATIENCE_S = 60
 
