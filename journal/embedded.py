@@ -24,8 +24,8 @@ _WATCH_S = 0.5
 _START_S = 120.0
 # Where the guard's interpreter finds this package.
 _ROOT = str(Path(guard.__file__).resolve().parent.parent)
-# Variables that a guard and its server get. They outlive us, and what else we were given may be secrets.
-_PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONHOME", "LD_LIBRARY_PATH", "GOMAXPROCS", "GOMEMLIMIT")
+# Variables that a process gets which needs no key. What else we were given may be secrets.
+PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONHOME", "LD_LIBRARY_PATH", "GOMAXPROCS", "GOMEMLIMIT")
 _log = logging.getLogger("journal")
 
 
@@ -127,7 +127,7 @@ async def _ensure(data_dir: Path, clock: Clock) -> ServerState:
 async def _start_guard(data_dir: Path) -> None:
     """Returns when a guard serves, ours or another that was faster (whose server may still be starting)."""
     path = os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))
-    environment = {**{name: os.environ[name] for name in _PASSED if name in os.environ}, "PYTHONPATH": path}
+    environment = {**{name: os.environ[name] for name in PASSED if name in os.environ}, "PYTHONPATH": path}
     command = [sys.executable, "-m", "journal.guard", str(data_dir)]
 
     def start() -> subprocess.CompletedProcess[str]:

@@ -60,7 +60,7 @@ class LocalRun:
         connect = list(venue.connect)
         if venue.simulate is not None:
             port = free_port()
-            await self.supervisor.start("sim", ["sim", "kalshi", "--no-auth", "--port", str(port), *venue.simulate])
+            await self.supervisor.start("sim", ["sim", "kalshi", "--no-auth", "--port", str(port), *venue.simulate], keyless=True)
             connect += ["--ws-url", f"ws://127.0.0.1:{port}/trade-api/ws/v2", "--rest-url", f"http://127.0.0.1:{port}/trade-api/v2"]
         await self.supervisor.start("connector", ["run", "connector", *connect])
 

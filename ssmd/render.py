@@ -92,9 +92,10 @@ def _yaml(value: Any) -> str:
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # fields keep their order
     yaml.width = 1 << 16
+    yaml.version = (1, 1)  # in quotes what older readers take for a number or a boolean: 17:00, yes
     out = StringIO()
     yaml.dump(msgspec.to_builtins(value), out)
-    return out.getvalue().rstrip("\n").removesuffix("\n...")
+    return out.getvalue().removeprefix("%YAML 1.1\n---").lstrip().rstrip("\n").removesuffix("\n...")
 
 
 def _cell(value: Any) -> str:

@@ -124,7 +124,8 @@ async def _tell_keys(settings: Settings, clock: Clock, journal: Journal) -> None
     except (CallerError, OSError) as error:
         # A file that only a person can mend keeps no capture from starting.
         _log.warning("changes of keys are not in the journal yet: %s", error)
-    await flush_outcomes(journal, clock, settings.env, settings.resolver, process(), days=days)
+    # Without the pid: a process that is started again every minute resolves its keys once an hour.
+    await flush_outcomes(journal, clock, settings.env, settings.resolver, process().rpartition(":")[0], days=days)
 
 
 def process() -> str:

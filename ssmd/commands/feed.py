@@ -10,7 +10,7 @@ import click
 
 from journal.errors import CallerError, NotFound
 from ssmd.commands.fields import CHOSEN, Given, fields, settable, unsettable
-from ssmd.commands.files import as_of, document, editing, show_list, today
+from ssmd.commands.files import as_of, document, editing, long_since, show_list, today
 from ssmd.commands.files import show as show_document
 from ssmd.metadata import edit
 from ssmd.metadata.edit import Edit
@@ -86,8 +86,8 @@ def in_force(found: Any, day: date) -> dict[str, Any]:
 def create(name: str, *, given: Given, project: Project) -> Edit:
     """Make a feed with its first version.
 
-    Without being told, the venue is called as the feed, the version is 1 and in force from today, and transport and type follow from the
-    endpoint.
+    Without being told, the venue is called as the feed, transport and type follow from the endpoint, and the version is 1, in force from
+    the day before yesterday: today in any timezone.
     """
     endpoint = str(given.values[("versions", "0", "endpoint")])
     transport = given.values.get(("versions", "0", "protocol", "transport")) or _TRANSPORTS.get(endpoint.partition("://")[0], "wss")
@@ -95,7 +95,7 @@ def create(name: str, *, given: Given, project: Project) -> Edit:
         "name": name,
         "venue": name,
         "type": _TYPES[transport],
-        "versions": [{"version": "1", "effective_from": today(), "protocol": {"transport": transport}}],
+        "versions": [{"version": "1", "effective_from": long_since(), "protocol": {"transport": transport}}],
     }
     given.apply(tree, Feed)
     return edit.create(project.feeds, name, tree, f"Feed {name}.", given.options)

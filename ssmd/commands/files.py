@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date
+from datetime import date, timedelta
 from functools import update_wrapper
 from typing import Any
 
@@ -23,6 +23,11 @@ as_of = click.option("--as-of", type=DATE, metavar="DATE", help="As it was, or w
 def today() -> date:
     """In UTC."""
     return to_date(DayRule().day_of(WallClock().wall_ns()))
+
+
+def long_since() -> date:
+    """In force today wherever a day is that of another date: at most 12 hours behind UTC, begun at most 24 hours ago."""
+    return today() - timedelta(days=2)
 
 
 def editing(function: Callable[..., Edit]) -> Callable[..., None]:

@@ -12,7 +12,7 @@ from journal.errors import CallerError, NotFound
 from ssmd import render
 from ssmd.commands.feed import in_force
 from ssmd.commands.fields import Given, fields
-from ssmd.commands.files import as_of, document, editing, show_list, today
+from ssmd.commands.files import as_of, document, editing, long_since, show_list, today
 from ssmd.commands.files import show as show_document
 from ssmd.metadata import edit
 from ssmd.metadata.edit import Edit
@@ -118,7 +118,7 @@ def _hash(project: Project, name: str) -> str:
 def register(name: str, *, given: Given, project: Project) -> Edit:
     """Make a schema of a file that lies in exchanges/schemas already, with its hash.
 
-    Without being told, the format follows from the file's name, and the version is 1.0.0, a draft, in force from today.
+    Without being told, the format follows from the file's name, and the version is 1.0.0, a draft, in force today in any timezone.
     """
     file = str(given.values[("file",)])
     if not _is_inside(file):
@@ -128,7 +128,7 @@ def register(name: str, *, given: Given, project: Project) -> Edit:
         "name": name,
         "format": known.get(Path(file).suffix, "capnp"),
         "file": file,
-        "versions": [{"version": "1.0.0", "effective_from": today(), "sha256": _hash(project, file)}],
+        "versions": [{"version": "1.0.0", "effective_from": long_since(), "sha256": _hash(project, file)}],
     }
     given.apply(tree, Schema)
     return edit.create(project.schemas, name, tree, f"Schema {name}.", given.options)

@@ -85,7 +85,7 @@ class ChildProcesses:
             self._connect = list(self._venue.connect)
         elif "sim" not in self.supervisor.children or self.supervisor.children["sim"].stopping:
             port = free_port()
-            await self.supervisor.start("sim", ["sim", "kalshi", "--no-auth", "--port", str(port), *self._venue.simulate])
+            await self.supervisor.start("sim", ["sim", "kalshi", "--no-auth", "--port", str(port), *self._venue.simulate], keyless=True)
             self._rest_url = f"http://127.0.0.1:{port}/trade-api/v2"
             urls = ["--ws-url", f"ws://127.0.0.1:{port}/trade-api/ws/v2", "--rest-url", self._rest_url]
             self._connect = [*self._venue.connect, *urls]

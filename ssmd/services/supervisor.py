@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from journal.clock import Clock
+from journal.embedded import PASSED
 from journal.errors import CallerError, SsmdError
 
 _RESTART_FIRST_S, _RESTART_MOST_S = 0.2, 5.0
 _STOP_S = 20.0  # a connector flushes up to 64 MiB, a projector writes its snapshots
 _TAIL_BYTES = 4_000
+_KEYLESS = {*PASSED, "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "SSMD_PARENT", "SSMD_DEBUG"}
 
 
 class ChildFailed(CallerError):
@@ -31,6 +33,7 @@ class Child:
     name: str
     args: Sequence[str]
     process: asyncio.subprocess.Process | None = None
+    keyless: bool = False
     restarts: int = 0
     stopping: bool = False
     task: asyncio.Task[None] | None = field(default=None, repr=False)
@@ -52,9 +55,9 @@ class Supervisor:
         self.children: dict[str, Child] = {}
         self.failed: asyncio.Future[SsmdError] = asyncio.get_running_loop().create_future()
 
-    async def start(self, name: str, args: Sequence[str]) -> Child:
-        """Start ``ssmd ARGS`` and keep it running until `stop`."""
-        child = Child(name, args)
+    async def start(self, name: str, args: Sequence[str], *, keyless: bool = False) -> Child:
+        """Start ``ssmd ARGS`` and keep it running until `stop`. A `keyless` one gets none of our variables that may be secrets."""
+        child = Child(name, args, keyless=keyless)
         self.children[name] = child
         self._logs.mkdir(parents=True, exist_ok=True)
         self.log(name).write_bytes(b"")  # of this run only
@@ -98,7 +101,8 @@ class Supervisor:
         with self.log(child.name).open("ab") as log:
             child.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "ssmd.cli", *child.args,
-                stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, env=self._env, start_new_session=True,
+                stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env={n: v for n, v in self._env.items() if n in _KEYLESS} if child.keyless else self._env,
             )  # fmt: skip
         self._told(child.name, "started", child.process.pid, None)
 

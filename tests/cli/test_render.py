@@ -68,6 +68,8 @@ def test_yaml_is_read_back_and_keeps_the_order(capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert out.startswith("b: 1\na: ")
     assert YAML(typ="safe").load(out) == {"b": 1, "a": "x: 'y'\nz", "none": None, "list": [1, {"d": "2026-01-01"}]}
+    render.one({"start": "17:00", "said": "yes"}, "yaml")
+    assert capsys.readouterr().out == "start: '17:00'\nsaid: 'yes'\n"
     render.rows(ROWS, "yaml")
     assert YAML(typ="safe").load(capsys.readouterr().out) == ROWS
     assert [json.loads(line.removeprefix("- ")) for line in render.lines(ROWS, "yaml")] == ROWS
