@@ -203,7 +203,7 @@ def recover(ctx: click.Context, *, settings: Settings, output: str, dry_run: boo
 def status(*, settings: Settings, output: str, watch: bool) -> None:
     """The days that are open, and the newest one; and whether a runner lives."""
     from ssmd import render
-    from ssmd.day.documents import line
+    from ssmd.day.documents import line, readable
     from ssmd.day.runner import runner_lives
 
     async def work(desk: Desk) -> int:
@@ -212,7 +212,9 @@ def status(*, settings: Settings, output: str, watch: bool) -> None:
             days = [await desk.register.get(d) for d in known[-1:]] or [await desk.register.get(desk.calendar.today(now_ns))]
             days = [*(d for d in await desk.register.open() if d.day != days[0].day), *days]
             lives = await runner_lives(settings, desk.clock)
-            render.rows([line(d, now_ns, runner=lives) for d in days], "jsonl" if watch and output == "json" else output)
+            rows = [line(d, now_ns, runner=lives) for d in days]
+            rows = [readable(r) for r in rows] if _is_table(output) else rows
+            render.rows(rows, "jsonl" if watch and output == "json" else output)
             if not watch:
                 return 0
             await desk.clock.sleep(_WATCH_S)
@@ -229,12 +231,12 @@ def history(*, settings: Settings, output: str, limit: int) -> None:
     from ssmd import render
 
     async def work(desk: Desk) -> int:
-        from ssmd.day.documents import brief
+        from ssmd.day.documents import brief, readable
         from ssmd.day.register import facts
 
         dates = (await desk.register.dates())[-limit:]
         rows = [brief(await desk.register.get(date), await facts(desk.journal, settings.env, date)) for date in dates]
-        render.rows(rows, output, title="days")
+        render.rows([readable(r) for r in rows] if _is_table(output) else rows, output, title="days")
         return 0
 
     asyncio.run(_at_desk(settings, work, take=False))
@@ -246,8 +248,6 @@ def history(*, settings: Settings, output: str, limit: int) -> None:
 @configured
 def show(*, settings: Settings, output: str, date: date) -> None:
     """One day: its steps and who did what, its processes, messages, gaps, archive, digests and record."""
-    import sys
-
     from ssmd import render
 
     async def work(desk: Desk) -> int:
@@ -262,7 +262,7 @@ def show(*, settings: Settings, output: str, date: date) -> None:
             raise NotFound(f"day of {settings.env}", date.isoformat(), [d.isoformat() for d in sorted(near)])
         found = await facts(desk.journal, settings.env, date)
         document = await whole(await desk.register.get(date), found, desk.calendar, desk.journal, open_objects(settings))
-        if output == "table" or (not output and sys.stdout.isatty()):
+        if _is_table(output):
             render.one({k: v for k, v in document.items() if k not in {"timeline", "processes"}}, "table")
             render.rows(timeline(document), "table", title="timeline")
         else:
@@ -376,6 +376,12 @@ async def _watched(desk: Desk, date: date, *, rolling: bool = False) -> int:
         await desk.clock.sleep(TICK_S)
     found = await watch(desk.register, desk.clock, desk.settings, date, _tell)
     return 0 if found.state in {"ACTIVE", "COMPLETE"} else 1
+
+
+def _is_table(output: str) -> bool:
+    import sys
+
+    return output == "table" or (not output and sys.stdout.isatty())
 
 
 def _tell(text: str) -> None:

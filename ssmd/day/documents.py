@@ -48,6 +48,17 @@ def brief(day: TradingDay, facts: list[Fact]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def readable(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `line` or `brief` for people: times to the second, lists as words, and no more of a record than that there is one."""
+    shown = {name: ", ".join(v) if isinstance(v, list) else v for name, v in row.items()}
+    for name in {"since", "active", "ended"} & shown.keys():
+        shown[name] = str(shown[name]).partition(".")[0].replace("T", " ")
+    if "record" in shown:
+        shown["record"] = "yes" if shown["record"] else ""
+    shown["forced"] = "yes" if shown["forced"] else ""
+    return shown
+
+
 async def whole(day: TradingDay, facts: list[Fact], calendar: Calendar, journal: JournalReader, storage: Storage) -> dict[str, Any]:
     """Everything about a day: its timeline, its processes, its archive and its record, which is checked."""
     when = date.fromisoformat(day.day)
@@ -83,7 +94,8 @@ def timeline(document: dict[str, Any]) -> list[dict[str, Any]]:
         else:
             text = f"{fact['what']} {msgspec.json.encode(fact.get('detail', {})).decode()}"
         seconds = f"{fact['duration_ns'] / 1e9:.1f}" if fact.get("duration_ns") else ""
-        rows.append((fact["at_ns"], {"at": rfc3339(fact["at_ns"]), "what": text, "took_s": seconds, "who": fact["who"]}))
+        at = rfc3339(fact["at_ns"]).partition("T")[2][:12]
+        rows.append((fact["at_ns"], {"at": at, "what": text, "took_s": seconds, "who": fact["who"]}))
     return [row for _, row in sorted(rows, key=lambda r: r[0])]
 
 

@@ -19,6 +19,7 @@ from ssmd.day.operations import Operator
 from ssmd.day.runner import runner_held, runner_lives
 from ssmd.day.starting import plan_start
 from ssmd.metadata.environment import Schedule
+from tests.cli.schema import check
 from tests.day.captures import Capture
 
 
@@ -50,7 +51,9 @@ def test_what_cannot_be_is_refused(data: Path, capsys: pytest.CaptureFixture[str
 
 def test_a_schedule_needs_no_journal(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["day", "schedule", "--limit", "3", "-o", "json"]) == 0
-    assert [r["what"] for r in json.loads(capsys.readouterr().out)] == ["end", "start", "end"]
+    rows = json.loads(capsys.readouterr().out)
+    check("day_schedule", rows)
+    assert [r["what"] for r in rows] == ["end", "start", "end"]
     assert not data.exists()
 
 

@@ -25,6 +25,7 @@ from ssmd.day.record import read_record
 from ssmd.day.register import facts
 from ssmd.keys.secret import Variables
 from ssmd.services.archiver import Archiver
+from tests.cli.schema import check
 from tests.day.captures import STREAM, Capture
 from tests.replay.test_replay import market
 
@@ -57,7 +58,9 @@ async def ended(c: Capture, *, forced: bool = False, before_verify: Any = None) 
 
 async def shown(c: Capture) -> dict[str, Any]:
     register = c.register()
-    return await whole(await register.get(DAY), await facts(c.journal, "local", DAY), c.calendar, c.journal, c.storage)
+    document = await whole(await register.get(DAY), await facts(c.journal, "local", DAY), c.calendar, c.journal, c.storage)
+    check("day_show", document)
+    return document
 
 
 @pytest.mark.parametrize("days", [1, 2])

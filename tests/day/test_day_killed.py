@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.cli.schema import check
+
 pytestmark = pytest.mark.timeout(280)
 START = ["configuration", "secmaster", "storage", "connector", "archiver", "projector", "health"]
 END = ["stop", "drain", "flush", "verify", "record"]
@@ -75,12 +77,16 @@ def test_killed_at_every_step_a_day_comes_to_its_end(tmp_path: Path) -> None:
         rig.killed_at(f" {step}: …", "day", "end" if step == END[0] else "recover")
         assert rig.state()["state"] == "ENDING"
     rows = rig.json("day", "recover", "--dry-run")
+    check("day_recover", rows)
     assert (rows[0]["done"], rows[0]["next"]) == (END[:-1], ["record"])
     rig.run("day", "recover")
     found = rig.state()
     assert (found["state"], found["forced"], found["done"]) == ("COMPLETE", False, END)
 
     document = rig.json("day", "show", "local", found["date"])
+    check("day_show", document)
+    check("day_status", [found])
+    check("day_history", rig.json("day", "history"))
     assert document["record"]["body"]["verified"]
     assert document["record"]["signed"] is False
     assert document["record"]["body"]["entries"] == document["archive"]["entries"] > 100
