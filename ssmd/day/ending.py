@@ -64,8 +64,8 @@ class _End:
         return {"first": first, "last": last, "entries": last - first + 1, "system": system.last if system else 0}
 
     async def _handed_over(self, work: Work) -> bool:
-        """Whether the processes are another day's. Where none runs, as after a crash without a runner, the work is done here."""
-        return bool(await self._later(work.day)) and bool(self._p.processes and self._p.processes.running("projector"))
+        """Whether the processes are another day's, and kept by this runner. Where they are nobody's, the work is done here."""
+        return self._p.processes is not None and bool(await self._later(work.day))
 
     async def _closed(self, day: date) -> bool:
         from projections.registry import create

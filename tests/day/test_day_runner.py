@@ -1,0 +1,123 @@
+"""The runner: what it does when a process cannot run, when the clock jumps, when it comes back, and when another one is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from exchanges.simulator.server import SimulatorServer
+from exchanges.simulator.synthetic import SyntheticFeed
+from journal.errors import CallerError
+from ssmd.day.aggregate import State
+from ssmd.day.register import facts
+from ssmd.day.runner import Runner, runner_held, watch
+from ssmd.metadata.environment import Schedule
+from ssmd.services.supervisor import ChildFailed
+from tests.day.captures import Capture, InProcess
+
+
+@asynccontextmanager
+async def venue(c: Capture) -> AsyncIterator[InProcess]:
+    feed = SyntheticFeed(random.Random(1).randrange(99), markets=4, rate=50.0, frames=100_000)
+    async with SimulatorServer(feed, c.clock, speed=1.0, hold=True) as sim:
+        processes = InProcess(c, sim)
+        try:
+            yield processes
+        finally:
+            await processes.stop("connector", "projector", "archiver")
+
+
+async def until(c: Capture, state: str, *, back: int = 0) -> None:
+    day = c.calendar.today(c.clock.wall_ns()) - timedelta(days=back)
+    async with asyncio.timeout(30):
+        while (await c.register().get(day)).state != state:
+            await c.clock.sleep(0.05)
+
+
+def test_a_process_that_cannot_run_is_the_days_error_and_the_runners_end(tmp_path: Path) -> None:
+    async def run() -> None:
+        c = Capture(tmp_path)
+        c.midnight_in(3600)
+        async with venue(c) as processes:
+            running = asyncio.create_task(Runner(c.parts(processes), c.register(), "first", lambda _: None).run())
+            await until(c, "ACTIVE")
+            processes.failed.set_result(ChildFailed("connector could not run:\nthe key was refused"))
+            with pytest.raises(ChildFailed):
+                await running
+            day = (await c.register().dates())[0]
+            found = await c.register().get(day)
+            assert (found.state, found.who) == ("ERROR", "first")
+            assert "the key was refused" in found.why
+
+            # The next runner leaves it to an operator.
+            processes.failed = asyncio.get_running_loop().create_future()
+            told: list[str] = []
+            second = Runner(c.parts(processes), c.register(), "second", told.append)
+            running = asyncio.create_task(second.run())
+            await c.clock.sleep(1.0)
+            assert told == [f"{day} is ERROR; see `ssmd day show`, and `ssmd day recover` to go on"]
+            await c.register().move(day, State.STARTING, who="ana", kept=True)
+            await until(c, "ACTIVE")
+            second.stop()
+            await running
+
+    asyncio.run(run())
+
+
+def test_days_that_were_slept_through_are_rolled_once_and_the_jump_is_in_the_history(tmp_path: Path) -> None:
+    async def run() -> None:
+        c = Capture(tmp_path)
+        c.midnight_in(3600)
+        async with venue(c) as processes:
+            told: list[str] = []
+            runner = Runner(c.parts(processes), c.register(), "runner", told.append)
+            running = asyncio.create_task(runner.run())
+            await until(c, "ACTIVE")
+            c.clock.ahead_ns += 3 * 86_400 * 10**9
+            await until(c, "COMPLETE", back=3)
+            c.clock.ahead_ns -= 2 * 86_400 * 10**9  # and back: begins nothing
+            await c.clock.sleep(1.2)
+            runner.stop()
+            await running
+            first, last = await c.register().dates()
+            assert last - first == timedelta(days=3)
+            begun = [f.detail["why"] for f in await facts(c.journal, "local", last) if f.what == "moved"]
+            assert "the clock jumped by +259200 s" in begun[0]
+            assert "the clock jumped by -172800 s" in told
+
+    asyncio.run(run())
+
+
+def test_an_operator_ends_the_day_of_a_living_runner_and_watches(tmp_path: Path) -> None:
+    async def run() -> None:
+        c = Capture(tmp_path, Schedule(auto_roll=False))
+        c.midnight_in(3600)
+        async with venue(c) as processes, runner_held(c.settings, c.clock):
+            runner = Runner(c.parts(processes), c.register(), "runner", lambda _: None)
+            running = asyncio.create_task(runner.run())
+            await until(c, "ACTIVE")
+            day, told = c.calendar.today(c.clock.wall_ns()), list[str]()
+            await c.register().move(day, State.ENDING, who="ana", why="the venue closes")
+            found = await watch(c.register(), c.clock, c.settings, day, told.append)
+            assert (found.state, told[-1]) == ("COMPLETE", f"{day} is COMPLETE")
+            assert not processes.running("connector")
+            await running  # nothing is open, and without auto_roll nothing will be
+
+    asyncio.run(run())
+
+
+def test_who_watches_is_told_when_the_runner_dies(tmp_path: Path) -> None:
+    async def run() -> None:
+        c = Capture(tmp_path)
+        day = c.calendar.today(c.clock.wall_ns())
+        await c.register().move(day, State.STARTING, who="ana")
+        with pytest.raises(CallerError, match=r"the runner has ended while day .* was STARTING; `ssmd day recover` goes on"):
+            await watch(c.register(), c.clock, c.settings, day, lambda _: None)
+
+    asyncio.run(run())
