@@ -7,17 +7,19 @@ another one does.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from journal.errors import BadSubject, CacheError, CallerError
-from journal.protocols import Cache
+from journal.errors import BadObject, BadSubject, CacheError, CallerError
+from journal.protocols import Cache, CacheChange
 from journal.subjects import escape
 
 # Of one command: a server is busy with it for about a millisecond, and holds its answer in memory.
 BATCH = 1_000
 MAX_VALUE_BYTES = 16 << 20  # a book of 100,000 levels takes 5 MB as JSON
+MAX_PARTS = 100_000  # of one transaction: the server does nothing else for about 100 ms
 MAX_MEMORY_BYTES = 256 << 20  # of the cache in memory: 100,000 books; a fuller one fails
 _KEY = re.compile(r"[a-z][a-z0-9-]*(:[A-Za-z0-9_%-]+)+")
 _TIMEOUT_S = 5.0
@@ -42,11 +44,28 @@ def _check(values: Mapping[str, bytes]) -> None:
             raise CallerError(f"{key}: {len(value)} bytes are too large for a cache, which takes {MAX_VALUE_BYTES}")
 
 
+def _check_change(change: CacheChange) -> None:
+    parts = {"fields": change.fields, "members": change.members, "scores": change.scores}
+    for of in parts.values():
+        for key, named in of.items():
+            _check({key: max((v for v in named.values() if isinstance(v, bytes)), key=len, default=b"")})
+    _check(change.put)
+    if (count := len(change.put) + sum(len(named) for of in parts.values() for named in of.values())) > MAX_PARTS:
+        raise CallerError(f"{count} parts in one change of a cache; at most {MAX_PARTS}")
+
+
+class _Parts(NamedTuple):
+    """What a key has that is no value."""
+
+    kind: str
+    named: dict[str, Any]
+
+
 class MemoryCache:
-    """A dict: gone with the process."""
+    """A dict: gone with the process. A transaction copies the keys that it changes."""
 
     def __init__(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> None:
-        self._values: dict[str, bytes] = {}
+        self._values: dict[str, bytes | _Parts] = {}
         self._bytes = 0
         self._max_bytes = max_bytes
 
@@ -54,15 +73,56 @@ class MemoryCache:
         return None
 
     async def get(self, key: str) -> bytes | None:
-        return self._values.get(key)
+        found = self._values.get(key)
+        if isinstance(found, _Parts):
+            raise BadObject(f"the cache in memory has {found.kind} at {key}, no value")
+        return found
 
     async def put(self, values: Mapping[str, bytes]) -> None:
         _check(values)
-        grown = self._bytes + sum(_size(k, v) - (_size(k, self._values[k]) if k in self._values else 0) for k, v in values.items())
+        self._replace({k: bytes(v) for k, v in values.items()})
+
+    def _replace(self, after: Mapping[str, bytes | _Parts | None]) -> None:
+        """Each key has this from now on, or is gone; or, if it does not fit, nothing happens."""
+        grown = self._bytes + sum(_size(k, v) - _size(k, self._values.get(k)) for k, v in after.items())
         if grown > self._max_bytes:
             raise CacheError(f"the cache in memory is full: {grown} bytes, it takes {self._max_bytes}; use cache type redis")
         self._bytes = grown
-        self._values.update({k: bytes(v) for k, v in values.items()})
+        for key, value in after.items():
+            if value is None:
+                self._values.pop(key, None)
+            else:
+                self._values[key] = value
+
+    async def fields(self, key: str, names: Sequence[str]) -> list[bytes | None]:
+        named = _named(key, self._values.get(key), "fields")
+        return [named.get(name) for name in names]
+
+    async def members(self, key: str, names: Sequence[str]) -> list[bool]:
+        named = _named(key, self._values.get(key), "members")
+        return [name in named for name in names]
+
+    async def scores(self, key: str, names: Sequence[str]) -> list[float | None]:
+        named = _named(key, self._values.get(key), "scores")
+        return [named.get(name) for name in names]
+
+    async def commit(self, change: CacheChange, guard: str, expected: bytes | None) -> bool:
+        _check_change(change)
+        if self._values.get(guard) != expected:
+            return False
+        after: dict[str, bytes | _Parts | None] = dict.fromkeys(change.gone)
+        after.update(change.put)
+        for kind, of in (("fields", change.fields), ("members", change.members), ("scores", change.scores)):
+            for key, named in of.items():
+                held = dict(_named(key, after[key] if key in after else self._values.get(key), kind))
+                for name, part in named.items():
+                    if part is None or part is False:
+                        held.pop(name, None)
+                    else:
+                        held[name] = part
+                after[key] = _Parts(kind, held) if held else None
+        self._replace(after)
+        return True
 
     async def keys(self, prefix: str) -> AsyncIterator[list[str]]:
         found = [k for k in self._values if k.startswith(prefix)]
@@ -79,8 +139,20 @@ class MemoryCache:
         return None
 
 
-def _size(key: str, value: bytes) -> int:
-    return len(key) + len(value)
+def _size(key: str, value: bytes | _Parts | None) -> int:
+    if value is None:
+        return 0
+    if isinstance(value, bytes):
+        return len(key) + len(value)
+    return len(key) + sum(len(name) + (len(part) if isinstance(part, bytes) else 8) for name, part in value.named.items())
+
+
+def _named(key: str, held: bytes | _Parts | None, kind: str) -> dict[str, Any]:
+    if held is None:
+        return {}
+    if isinstance(held, bytes) or held.kind != kind:
+        raise BadObject(f"the cache in memory has no {kind} at {key} but something else")
+    return held.named
 
 
 class NoCache:
@@ -105,6 +177,23 @@ class NoCache:
     async def delete_prefix(self, prefix: str) -> int:
         del prefix
         return 0
+
+    async def fields(self, key: str, names: Sequence[str]) -> list[bytes | None]:
+        del key
+        return [None] * len(names)
+
+    async def members(self, key: str, names: Sequence[str]) -> list[bool]:
+        del key
+        return [False] * len(names)
+
+    async def scores(self, key: str, names: Sequence[str]) -> list[float | None]:
+        del key
+        return [None] * len(names)
+
+    async def commit(self, change: CacheChange, guard: str, expected: bytes | None) -> bool:
+        _check_change(change)
+        del guard
+        return expected is None
 
     async def close(self) -> None:
         return None
@@ -165,6 +254,45 @@ class RedisCache:
                 deleted += int(await self._explained(self._redis.execute_command("UNLINK", *some)))
         return deleted
 
+    async def fields(self, key: str, names: Sequence[str]) -> list[bytes | None]:
+        return await self._parts("HMGET", key, names)
+
+    async def members(self, key: str, names: Sequence[str]) -> list[bool]:
+        return [bool(there) for there in await self._parts("SMISMEMBER", key, names)]
+
+    async def scores(self, key: str, names: Sequence[str]) -> list[float | None]:
+        return [None if score is None else float(score) for score in await self._parts("ZMSCORE", key, names)]
+
+    async def _parts(self, command: str, key: str, names: Sequence[str]) -> list[Any]:
+        found: list[Any] = []
+        for at in range(0, len(names), BATCH):
+            found += await self._explained(self._redis.execute_command(command, key, *names[at : at + BATCH]))
+        return found
+
+    async def commit(self, change: CacheChange, guard: str, expected: bytes | None) -> bool:
+        _check_change(change)
+        return await self._explained(self._commit(change, guard, expected))
+
+    async def _commit(self, change: CacheChange, guard: str, expected: bytes | None) -> bool:
+        from redis.exceptions import ResponseError, WatchError
+
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            try:
+                await pipeline.watch(guard)
+                if await pipeline.get(guard) != expected:
+                    return False
+                pipeline.multi()
+                for words in _commands(change):
+                    pipeline.execute_command(*words)
+                results = await pipeline.execute(raise_on_error=False)
+            except WatchError:  # also for a connection that was lost meanwhile
+                return False
+        if failed := next((r for r in results if isinstance(r, ResponseError)), None):
+            # The server has done the others: with the guard gone, nobody takes what there is for the whole.
+            await self._redis.execute_command("UNLINK", guard)
+            raise failed
+        return True
+
     async def close(self) -> None:
         await self._redis.aclose()
 
@@ -176,7 +304,30 @@ class RedisCache:
         except AuthenticationError as error:
             raise CacheError(f"the cache at {self._where} refused the password: {error}; correct cache.password's key") from None
         except (RedisError, OSError) as error:
+            if str(error).startswith("WRONGTYPE"):
+                raise BadObject(f"the cache at {self._where} has something else at a key: {error}") from None
             raise CacheError(f"the cache at {self._where} failed: {error}; is it running, and is cache.url right?") from None
+
+
+def _commands(change: CacheChange) -> Iterator[tuple[Any, ...]]:
+    """Each with at most `BATCH` keys or parts."""
+    yield from _command("UNLINK", (), ((key,) for key in change.gone))
+    yield from _command("MSET", (), change.put.items())
+    for key, fields in change.fields.items():
+        yield from _command("HDEL", (key,), ((name,) for name, value in fields.items() if value is None))
+        yield from _command("HSET", (key,), ((name, value) for name, value in fields.items() if value is not None))
+    for key, members in change.members.items():
+        yield from _command("SREM", (key,), ((name,) for name, there in members.items() if not there))
+        yield from _command("SADD", (key,), ((name,) for name, there in members.items() if there))
+    for key, scores in change.scores.items():
+        yield from _command("ZREM", (key,), ((name,) for name, score in scores.items() if score is None))
+        yield from _command("ZADD", (key,), ((score, name) for name, score in scores.items() if score is not None))
+
+
+def _command(name: str, key: tuple[str, ...], parts: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    source = iter(parts)
+    while some := list(islice(source, BATCH)):
+        yield (name, *key, *chain.from_iterable(some))
 
 
 def _literal(prefix: str) -> str:

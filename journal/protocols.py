@@ -175,8 +175,24 @@ class Storage(Protocol):
         ...
 
 
+class CacheChange(NamedTuple):
+    """What one transaction does, in this order: keys `gone`, values `put`, then parts of keys by name.
+
+    A part that is None (a member that is False) is taken away; a key without parts is not there. Scores are exact to 53 bits.
+    """
+
+    gone: Sequence[str] = ()
+    put: Mapping[str, bytes] = {}
+    fields: Mapping[str, Mapping[str, bytes | None]] = {}  # of hashes
+    members: Mapping[str, Mapping[str, bool]] = {}  # of sets
+    scores: Mapping[str, Mapping[str, float | None]] = {}  # of sorted sets
+
+
 class Cache(Protocol):
-    """Views by key (`journal.cache.cache_key`), which may be lost at any time. Raises `CacheError`."""
+    """Views by key (`journal.cache.cache_key`), which may be lost at any time.
+
+    Raises `CacheError`, and `BadObject` for a key that has something of another kind.
+    """
 
     async def ping(self) -> None:
         """Return when it answers."""
@@ -194,6 +210,26 @@ class Cache(Protocol):
 
     async def delete_prefix(self, prefix: str) -> int:
         """Delete the keys that begin with `prefix` and no others; how many."""
+        ...
+
+    async def fields(self, key: str, names: Sequence[str]) -> list[bytes | None]:
+        """What a hash has under each name."""
+        ...
+
+    async def members(self, key: str, names: Sequence[str]) -> list[bool]:
+        """Which names are in a set."""
+        ...
+
+    async def scores(self, key: str, names: Sequence[str]) -> list[float | None]:
+        """Those of names in a sorted set."""
+        ...
+
+    async def commit(self, change: CacheChange, guard: str, expected: bytes | None) -> bool:
+        """Make all of `change` at once if `guard` still has the value `expected` (None: is not there), else nothing.
+
+        False: it has another one, or the answer was lost; get `guard` to know which. `BadObject` leaves nothing changed, or the rest
+        changed and `guard` gone.
+        """
         ...
 
     async def close(self) -> None: ...

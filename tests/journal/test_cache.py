@@ -7,14 +7,15 @@ import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from journal.cache import BATCH, CACHES, MAX_VALUE_BYTES, MemoryCache, RedisCache, cache_key, open_cache, prefix_of
-from journal.errors import BadSubject, CacheError, CallerError
-from journal.protocols import Cache
+from journal.errors import BadObject, BadSubject, CacheError, CallerError
+from journal.protocols import Cache, CacheChange
 from tests import valkey
 
 PASSWORD = "a-password-of-the-tests"
@@ -110,6 +111,112 @@ def test_a_prefix_is_no_pattern(kind: str, server: valkey.Valkey) -> None:
     asyncio.run(check())
 
 
+KEYS, PARTS = ("a", "b", "c"), ("x", "é *", "")
+Held = dict[str, tuple[str, dict[str, object]]]
+
+
+def after(held: Held, change: CacheChange) -> Held | None:
+    """What a cache that held `held` holds then; None if a key has parts of another kind."""
+    held = {key: of for key, of in held.items() if key not in change.gone}
+    for kind in ("fields", "members", "scores"):
+        for key, named in getattr(change, kind).items():
+            what, parts = held.pop(key, (kind, {}))
+            if what != kind:
+                return None
+            parts = {name: part for name, part in {**parts, **named}.items() if part is not None and part is not False}
+            if parts:
+                held[key] = (kind, parts)
+    return held
+
+
+def changes(env: str) -> st.SearchStrategy[CacheChange]:
+    keys = st.sampled_from([cache_key(env, key) for key in KEYS])
+
+    def of(parts: st.SearchStrategy[Any]) -> Any:
+        return st.dictionaries(keys, st.dictionaries(st.sampled_from(PARTS), parts, min_size=1), max_size=2)
+
+    return st.builds(
+        CacheChange,
+        gone=st.lists(keys, max_size=2),
+        fields=of(st.none() | st.binary(max_size=3)),
+        members=of(st.booleans()),
+        scores=of(st.none() | st.floats(allow_nan=False, allow_infinity=False)),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_changes_are_whole_or_not_at_all(server: valkey.Valkey, data: st.DataObject) -> None:
+    env = fresh()
+    steps = data.draw(st.lists(st.tuples(changes(env), st.booleans()), max_size=8))
+    guard = cache_key(env, "position")
+
+    async def check(kind: str) -> None:
+        held: Held = {}
+        value: bytes | None = None
+        async with opened(kind, server) as cache:
+            await cache.delete_prefix(prefix_of(env))
+            for n, (change, expected) in enumerate(steps):
+                whole, then = change._replace(put={guard: b"%d" % n}), after(held, change)
+                if not expected:
+                    assert not await cache.commit(whole, guard, b"another")
+                elif then is None:
+                    with pytest.raises(BadObject):
+                        await cache.commit(whole, guard, value)
+                    assert await cache.get(guard) in {None, value}
+                    return
+                else:
+                    assert await cache.commit(whole, guard, value)
+                    held, value = then, b"%d" % n
+                assert await cache.get(guard) == value
+                assert await listed(cache, prefix_of(env)) - {guard} == set(held)
+                for key, (what, parts) in held.items():
+                    found = await getattr(cache, what)(key, PARTS)
+                    assert found == [parts.get(name, False if what == "members" else None) for name in PARTS]
+
+    for kind in ("memory", "redis"):
+        asyncio.run(check(kind))
+
+
+def test_a_change_of_many_parts(kind: str, server: valkey.Valkey) -> None:
+    async def check() -> None:
+        async with opened(kind, server) as cache:
+            env = fresh()
+            keys = [cache_key(env, part) for part in ("hash", "set", "sorted", "guard")]
+            names = [str(n) for n in range(2 * BATCH + 3)]
+            change = CacheChange(
+                fields={keys[0]: {n: n.encode() for n in names}},
+                members={keys[1]: dict.fromkeys(names, True)},
+                scores={keys[2]: {n: float(n) for n in names}},
+            )
+            assert await cache.commit(change, keys[3], None)
+            assert await cache.fields(keys[0], [*names, "-"]) == [*(n.encode() for n in names), None]
+            assert await cache.members(keys[1], [*names, "-"]) == [*(True for _ in names), False]
+            assert await cache.scores(keys[2], [*names, "-"]) == [*(float(n) for n in names), None]
+            assert await listed(cache, prefix_of(env)) == set(keys[:3])
+            assert await cache.commit(CacheChange(gone=keys), keys[3], None)
+            assert await listed(cache, prefix_of(env)) == set()
+            with pytest.raises(CallerError, match="at most 100000"):
+                await cache.commit(CacheChange(members={keys[1]: dict.fromkeys(map(str, range(100_001)), True)}), keys[3], None)
+
+    asyncio.run(check())
+
+
+def test_of_two_changes_at_once_one_is_made(server: valkey.Valkey) -> None:
+    async def check() -> None:
+        async with opened("redis", server) as one, opened("redis", server) as other:
+            guard = cache_key(fresh(), "guard")
+            value: bytes | None = None
+            for n in range(50):
+                change = [CacheChange(put={guard: b"%d-%d" % (n, who)}) for who in range(2)]
+                done = await asyncio.gather(one.commit(change[0], guard, value), other.commit(change[1], guard, value))
+                assert sorted(done) == [False, True]
+                value = await one.get(guard)
+                assert value == b"%d-%d" % (n, done.index(True))
+
+    asyncio.run(check())
+
+
 def test_the_one_that_keeps_nothing() -> None:
     async def check() -> None:
         cache = open_cache("none")
@@ -118,6 +225,13 @@ def test_the_one_that_keeps_nothing() -> None:
         assert await cache.get("a:b") is None
         assert await listed(cache, "a:") == set()
         assert await cache.delete_prefix("a:") == 0
+        assert await cache.commit(CacheChange(put={"a:b": b"x"}), "a:b", None)
+        assert not await cache.commit(CacheChange(), "a:b", b"x")
+        assert (await cache.fields("a:b", ["x"]), await cache.members("a:b", ["x"]), await cache.scores("a:b", ["x"])) == (
+            [None],
+            [False],
+            [None],
+        )
         await cache.close()
 
     asyncio.run(check())
@@ -130,6 +244,8 @@ def test_keys_and_values_that_cannot_be(kind: str, server: valkey.Valkey) -> Non
             for key in ("", "a", "a:", ":a", "a:b c", "A:b", "a:*", "a:b:"):
                 with pytest.raises(BadSubject, match="cache_key"):
                     await cache.put({key: b""})
+                with pytest.raises(BadSubject, match="cache_key"):
+                    await cache.commit(CacheChange(fields={key: {"x": b""}}), "a:b", None)
             with pytest.raises(CallerError, match="too large"):
                 await cache.put({"a:b": bytes(MAX_VALUE_BYTES + 1)})
 
