@@ -21,6 +21,7 @@ from ssmd.day.record import read_record
 from ssmd.day.register import Fact
 from ssmd.moments import rfc3339
 
+_MAX_WHY = 60  # characters of a reason in a table
 _MAX_PROCESSES = 500  # the newest ones of a day
 
 
@@ -49,12 +50,14 @@ def brief(day: TradingDay, facts: list[Fact]) -> dict[str, Any]:
 
 
 def readable(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of `line` or `brief` for people: times to the second, lists as words, and no more of a record than that there is one."""
-    shown = {name: ", ".join(v) if isinstance(v, list) else v for name, v in row.items()}
+    """A row of `line` or `brief` for people: times to the second, steps counted, the beginning of a reason, whether there is a record."""
+    shown = {name: f"{len(v)} steps" if isinstance(v, list) else v for name, v in row.items()}
     for name in {"since", "active", "ended"} & shown.keys():
         shown[name] = str(shown[name]).partition(".")[0].replace("T", " ")
     if "record" in shown:
         shown["record"] = "yes" if shown["record"] else ""
+    why = str(shown["why"]).partition("\n")[0]
+    shown["why"] = why if len(why) <= _MAX_WHY else why[: _MAX_WHY - 1] + "…"
     shown["forced"] = "yes" if shown["forced"] else ""
     return shown
 
