@@ -28,7 +28,7 @@ COMMANDS = {
     "demo": ("ssmd.commands.demo:demo", "Twenty seconds of everything: capture, crash, recovery, archive, replay."),
     "sim": ("ssmd.commands.sim:sim", "Run a simulated venue that a real client could talk to."),
     "run": ("ssmd.commands.run:run", "Run one service: connector, archiver, projector or secmaster."),
-    "journal": ("ssmd.commands.journal:journal", "Look at the journal: tail, show, streams."),
+    "journal": ("ssmd.commands.journal:journal", "Look at the journal: tail, query, show, streams."),
     "secmaster": ("ssmd.commands.secmaster:secmaster", "Which markets there are and were: sync, list, show, search, changes, export."),
     "day": ("ssmd.commands.day:day", "Trading days: status, run, start, end, roll, history, show, recover, schedule."),
     "replay": ("ssmd.commands.replay:replay", "Replay a day, and verify that its state is what it was live."),

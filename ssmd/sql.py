@@ -24,6 +24,8 @@ from journal.errors import CallerError
 
 MEMORY_BYTES = 1 << 30
 _SPILL_BYTES = 8 << 30  # of sorts and tables that exceed the memory, in a directory that goes with the query
+# Nothing of ours, which may hold keys. Arrow's allocator and the C library's for many threads would reserve a gigabyte that is not used.
+_ENVIRONMENT = {"LC_ALL": "C.UTF-8", "ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"}
 _MAX_SQL = 1 << 20
 _WORKER = Path(__file__).with_name("sql_worker.py")
 
@@ -45,12 +47,12 @@ class Session:
         self._memory_bytes = memory_bytes
         self._late = False
         self._spill = tempfile.TemporaryDirectory(prefix="ssmd-query-")
-        # Nothing of our environment: it may hold keys. A process group of its own would outlive an interrupt.
         self._process = subprocess.Popen(  # noqa: S603  our own program
             [sys.executable, "-I", str(_WORKER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+            cwd=self._spill.name,
+            env=_ENVIRONMENT,
         )
         assert self._process.stdin is not None  # noqa: S101  we asked for pipes
         assert self._process.stdout is not None  # noqa: S101
@@ -161,6 +163,6 @@ class Session:
 
 def _meant(error: str) -> str:
     """DuckDB's message; where it tells to change settings, which are locked, what to do instead."""
-    if "Out of Memory" in error or "failed to allocate" in error.lower():
+    if any(sign in error for sign in ("Out of Memory", "MemoryError", "failed to allocate", "start new thread")):
         return f"{error.partition(chr(10))[0]}; ask for fewer entries or columns, or aggregate before sorting"
     return error

@@ -24,7 +24,9 @@ import duckdb
 import pyarrow as pa
 
 _ROWS = 2_048  # of a batch of the answer
-_BEYOND = 1 << 30  # address space besides DuckDB's own memory: libraries, threads' stacks, Arrow's buffers
+_BEYOND = 1 << 30  # besides DuckDB's own memory: 0.3 to 0.5 GiB of libraries, stacks and Arrow's buffers were seen
+# Of DuckDB, of Arrow, of Python when there is no memory left, for a thread either.
+_FAILURES = (duckdb.Error, pa.ArrowException, MemoryError, RuntimeError, OSError)
 _ALLOWED = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 # Each text of `data` is tried: one that is no JSON would end the query.
 _TABLE = "CREATE TABLE {} AS SELECT * REPLACE (CASE WHEN json_valid(data) THEN data ELSE to_json(data) END::JSON AS data) FROM incoming"
@@ -35,11 +37,13 @@ def main(source: BinaryIO, sink: BinaryIO) -> None:
     asked = json.loads(source.readline())
     try:
         memory = asked["memory_bytes"]
-        resource.setrlimit(resource.RLIMIT_AS, (memory + _BEYOND, memory + _BEYOND))
+        resource.setrlimit(resource.RLIMIT_DATA, (memory + _BEYOND, memory + _BEYOND))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _answer(asked, source, sink)
-    except (duckdb.Error, pa.ArrowException, MemoryError) as error:
-        _tell(sink, {"error": str(error) or f"{type(error).__name__} at {memory >> 20} MiB"})
+    except BrokenPipeError:  # nobody hears
+        os._exit(1)
+    except _FAILURES as error:
+        _tell(sink, {"error": str(error) or f"Out of Memory Error: {type(error).__name__}"})
 
 
 def _answer(asked: dict[str, Any], source: BinaryIO, sink: BinaryIO) -> None:
@@ -71,7 +75,9 @@ def _answer(asked: dict[str, Any], source: BinaryIO, sink: BinaryIO) -> None:
                 writer.write_batch(batch)
                 rows += batch.num_rows
             said: dict[str, Any] = {"rows": rows}
-        except (duckdb.Error, pa.ArrowException, MemoryError) as error:
+        except BrokenPipeError:
+            raise
+        except _FAILURES as error:
             said = {"error": str(error)}
     _tell(sink, said)
 
@@ -90,7 +96,7 @@ def _needs(connection: duckdb.DuckDBPyConnection, sql: str, name: str, schema: p
 
 def _watch(source: BinaryIO) -> None:
     """End with whoever asked: then nobody hears the answer."""
-    source.read(1)
+    os.read(source.fileno(), 1)
     os._exit(1)
 
 
@@ -120,3 +126,4 @@ def _tell(sink: BinaryIO, said: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     main(sys.stdin.buffer, sys.stdout.buffer)
+    os._exit(0)  # a thread may still wait for the end of stdin

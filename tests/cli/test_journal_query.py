@@ -415,10 +415,23 @@ def test_the_process_for_sql_knows_no_secret(monkeypatch: pytest.MonkeyPatch) ->
         assert session.ask("SELECT 1", {}) == []
         environ = Path(f"/proc/{session._process.pid}/environ").read_bytes()
         assert b"canary" not in environ
-        assert resource.prlimit(session._process.pid, resource.RLIMIT_AS)[1] == 2 << 30
+        assert resource.prlimit(session._process.pid, resource.RLIMIT_DATA)[1] == 2 << 30
         spill = Path(session._spill.name)
         assert [list(b["1"].to_pylist()) for b in session.answer().batches] == [[1]]
     assert not spill.exists()
+
+
+def test_tables_beyond_the_memory_go_to_disk() -> None:
+    count, rows = 300, 2_000
+    with Session(WallClock(), time_limit_s=60, memory_bytes=64 << 20) as session:
+        (table,) = session.ask("SELECT count(*) n, sum(frame)::BIGINT s, max(length(data)) l FROM entries", SCHEMAS)
+        with session.table(SCHEMAS[table]) as load:
+            for at in range(count):
+                values = {"frame": range(at * rows, (at + 1) * rows), "data": [f'"{n:0200}"' for n in range(at * rows, (at + 1) * rows)]}
+                load(pa.RecordBatch.from_pydict({f.name: pa.array(values.get(f.name, [None] * rows), f.type) for f in SCHEMAS[table]}))
+        (batch,) = session.answer().batches
+        assert batch.to_pylist() == [{"n": count * rows, "s": sum(range(count * rows)), "l": 202}]
+        assert sum(p.stat().st_size for p in Path(session._spill.name).rglob("*") if p.is_file()) > 20 << 20
 
 
 def test_an_archive_without_its_journal_is_asked_just_so(ask: Ssmd, ssmd: Ssmd, recorded: Path, tmp_path: Path) -> None:
