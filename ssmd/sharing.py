@@ -18,7 +18,7 @@ import msgspec
 from journal.cache import cache_key
 from journal.clock import Clock
 from journal.entry import Entry, Record, canonical_json
-from journal.errors import BadObject, CacheError, CorruptionError
+from journal.errors import BadObject, CacheError, CorruptionError, StoreError
 from journal.protocols import Cache, CacheChange
 from ssmd.secmaster.reading import History
 
@@ -89,12 +89,12 @@ class SharedView:
         self.folded = 0  # entries, since it was made
 
     async def run(self) -> None:
-        """Until cancelled; a cache that fails is told in `status` and tried again. Raises what the journal raises."""
+        """Until cancelled; a store that fails is told in `status` and tried again. Raises `CorruptionError` of the journal."""
         while True:
             try:
                 await self.catch_up()
                 self.status = ""
-            except CacheError as error:
+            except StoreError as error:
                 self.status = f"{self._prefix} is not up to date: {error}"
             await self._clock.sleep(_AGAIN_S if self.status else EVERY_S)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from journal.link import Access
     from replay.source import Source
     from ssmd.metadata.environment import Tls
+    from ssmd.sharing import SharedView
 
 _log = logging.getLogger("ssmd")
 
@@ -163,6 +164,35 @@ def open_cache(settings: Settings) -> Cache:
     spec, resolver = settings.environment.cache, settings.resolver
     url = resolver.value(spec.url).reveal() if spec.url else ""
     return cache.open_cache(spec.type, url, resolver.value(spec.password).reveal() if spec.password else None)
+
+
+@asynccontextmanager
+async def open_views(settings: Settings, clock: Clock, journal: Journal) -> AsyncIterator[list[SharedView]]:
+    """The views that are kept for other programs: of markets and of days where the environment's cache is Redis, else none."""
+    if settings.environment.cache.type != "redis":
+        yield []
+        return
+    import random
+
+    from journal.archive import ArchiveReader
+    from ssmd.day.shared import SharedDays
+    from ssmd.secmaster.reading import History
+    from ssmd.secmaster.shared import SharedMarkets
+    from ssmd.sharing import Folding, SharedView
+
+    def draw() -> str:
+        return random.SystemRandom().randbytes(8).hex()
+
+    archive = ArchiveReader(open_objects(settings), settings.env, clock) if settings.archived else None
+    foldings: list[Folding] = [SharedMarkets(settings.env), SharedDays(settings.env)]
+    cache = open_cache(settings)
+    try:
+        yield [
+            SharedView(cache, settings.env, f, History(Stream(settings.env, domain=f.name), journal, archive), clock, draw=draw)
+            for f in foldings
+        ]
+    finally:
+        await cache.close()
 
 
 def day_rule(settings: Settings) -> DayRule:

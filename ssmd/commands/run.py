@@ -179,7 +179,8 @@ def secmaster(
 ) -> None:  # fmt: skip
     """Keep the security master up to date: ask the venue, follow messages, derive what nobody announces.
 
-    Of a simulated venue without --rest-url only messages and times are followed.
+    Of a simulated venue without --rest-url only messages and times are followed. Where the environment's cache is redis, its views of
+    markets and days are kept there.
     """
     del output
     ctx.exit(asyncio.run(_secmaster(settings, feed or settings.feed, shard, rest_url, every)))
@@ -195,19 +196,20 @@ async def _secmaster(settings: Settings, feed: str, shard: str, rest_url: str | 
     from ssmd.secmaster.following import Follower
     from ssmd.secmaster.service import Schedule, SecmasterService
     from ssmd.secmaster.sync import Question, Sync
-    from ssmd.wiring import open_journal
+    from ssmd.wiring import open_journal, open_views
 
     clock, source = WallClock(), None
     if rest_url or settings.environment.venue.type == "live":
         venue = open_definitions(settings, clock, feed=feed, rest_url=rest_url)
         source = (venue.source, Question(feed, venue.url))
     parts = parts_of(settings, clock, feed)
-    async with open_journal(settings, clock) as journal, open_ledger(settings, clock, journal) as ledger:
+    opened = open_journal(settings, clock)
+    async with opened as journal, open_ledger(settings, clock, journal) as ledger, open_views(settings, clock, journal) as views:
         sync = Sync(ledger, clock, load(parts.observed), load(parts.due))
         follower = Follower(ledger, journal, Stream(settings.env, shard=shard), feed, load(parts.told))
         schedule = Schedule(every_s=every_ns / 1e9)
         service = SecmasterService(
-            ledger, sync, follower, clock, lambda: random.SystemRandom().randbytes(8).hex(), source=source, schedule=schedule
+            ledger, sync, follower, clock, lambda: random.SystemRandom().randbytes(8).hex(), source=source, schedule=schedule, views=views
         )
         return await _serve(service.run(), lambda: service.status)
 

@@ -121,11 +121,15 @@ async def _facts(journal: JournalReader, stream: Stream, subject: str) -> Any:
         return
     async for records in journal.read(stream, subjects=[subject]):
         for record in records:
-            if isinstance(record.entry.body, Event):
-                yield _fact(stream, record, record.entry.body)
+            if fact := fact_of(stream, record):
+                yield fact
 
 
-def _fact(stream: Stream, record: Record, event: Event) -> Fact:
+def fact_of(stream: Stream, record: Record) -> Fact | None:
+    """What an event of a day says; None for another entry."""
+    event = record.entry.body
+    if not isinstance(event, Event):
+        return None
     data = msgspec.json.decode(event.data)
     state = data.get("state", {})
     hidden = {"timestamp", "day", "at_ns", "who", "env", "originator_topic"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from exchanges.markets import DefinitionSource
@@ -13,6 +13,7 @@ from ssmd.render import Silent
 from ssmd.secmaster.following import Follower
 from ssmd.secmaster.ledger import Ledger
 from ssmd.secmaster.sync import Question, Summary, Sync
+from ssmd.sharing import SharedView
 
 _DUE_S = 1.0  # how late a derived change is journalled, at most
 
@@ -25,7 +26,7 @@ class Schedule(NamedTuple):
 
 
 class SecmasterService:
-    """Writes until cancelled. Without a `source` nothing is asked of a venue. `draw` names runs."""
+    """Writes until cancelled. Without a `source` nothing is asked of a venue. `draw` names runs. `views` are kept for other programs."""
 
     def __init__(
         self,
@@ -37,6 +38,7 @@ class SecmasterService:
         *,
         source: tuple[DefinitionSource, Question] | None,
         schedule: Schedule | None = None,
+        views: Sequence[SharedView] = (),
     ) -> None:
         self._ledger = ledger
         self._sync = sync
@@ -45,7 +47,12 @@ class SecmasterService:
         self._draw = draw
         self._source = source
         self._schedule = schedule or Schedule()
-        self.status = "starting"
+        self._views = views
+        self._status = "starting"
+
+    @property
+    def status(self) -> str:
+        return "; ".join((self._status, *(view.status for view in self._views if view.status)))
 
     async def run(self) -> None:
         """Raises `StoreError`; a venue that fails is asked again next time."""
@@ -54,10 +61,12 @@ class SecmasterService:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follower.follow())
             group.create_task(self._watch_times())
+            for view in self._views:
+                group.create_task(view.run())
             if self._source:
                 group.create_task(self._synchronise(*self._source))
             else:
-                self.status = "following messages and times"
+                self._status = "following messages and times"
 
     async def _watch_times(self) -> None:
         while True:
@@ -72,9 +81,9 @@ class SecmasterService:
             try:
                 summary = await self._sync.run(source, question, self._draw(), full=full, meter=Silent())
             except VenueError as error:
-                self.status = f"not synchronised: {error}"
+                self._status = f"not synchronised: {error}"
             else:
-                self.status = _told(summary)
+                self._status = _told(summary)
             await self._clock.sleep(self._schedule.every_s)
 
 
