@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from functools import cached_property
 from itertools import product
+from typing import TYPE_CHECKING
 
 from journal.codec import body_kind_name
 from journal.day import to_date
@@ -16,7 +17,10 @@ from journal.entry import Event, Record
 from journal.errors import CallerError, NotFound
 from journal.subjects import VERSIONED, Stream, escape, matches
 from ssmd import tailing
-from ssmd.trail import Bounds, Trail, sought
+from ssmd.tailing import sought
+
+if TYPE_CHECKING:
+    from ssmd.trail import Bounds, Trail
 
 _MAX_PATTERNS = 32  # of one read, on the server; beyond, entries are compared here
 _TYPE = re.compile(r"[A-Za-z0-9_-]+")

@@ -20,6 +20,11 @@ _QUEUED = 16  # runs of records waiting to be printed; the readers wait beyond i
 _SHOWN_FIRST = 10  # entries `--follow` begins with, as `tail -f` does
 
 
+def sought(stream: Stream) -> bool:
+    """Whether effective times never decrease in the stream, so that a time can be searched for. Others have several writers."""
+    return stream.domain == "secmaster" or (stream.is_market and stream.shard != IMPORT)
+
+
 class Span(NamedTuple):
     """Which entries: of a subject ("" for all), from and to an effective time, at most so many, and what else is `wanted` of them."""
 
@@ -149,10 +154,10 @@ async def follow(journal: JournalReader, found: Sequence[Stream], span: Span) ->
 
 
 def _within(stream: Stream, records: list[Record], span: Span) -> list[Record]:
-    """The wanted ones; of an import's stream, whose imports need not be in order of time, those of the span: others are sought."""
+    """The wanted ones; of a stream that is not in order of time, those of the span: others are sought."""
     if span.wanted:
         records = [r for r in records if span.wanted.takes(stream, r)]
-    if stream.shard != IMPORT:
+    if sought(stream):
         return records
     since_ns, until_ns = span.since_ns or 0, span.until_ns if span.until_ns is not None else 1 << 63
     return [r for r in records if since_ns <= r.entry.effective_ns <= until_ns]
@@ -161,7 +166,7 @@ def _within(stream: Stream, records: list[Record], span: Span) -> list[Record]:
 async def _bounds(journal: JournalReader, stream: Stream, span: Span) -> tuple[int, int | None]:
     info = await journal.info(stream)
     start = info.first if info else 1
-    if stream.shard == IMPORT:
+    if not sought(stream):
         return start, None
     if span.since_ns is not None:
         start = max(start, await journal.seek(stream, span.since_ns - 1))
@@ -173,8 +178,7 @@ async def _last(journal: JournalReader, stream: Stream, span: Span, count: int) 
     info = await journal.info(stream)
     if not info or info.last < info.first:
         return []
-    sought = span.until_ns is not None and stream.shard != IMPORT
-    end = await journal.seek(stream, span.until_ns or 0) - 1 if sought else info.last
+    end = info.last if span.until_ns is None or not sought(stream) else await journal.seek(stream, span.until_ns) - 1
     window = count if not span.narrow else max(_WINDOW, count)
     found: list[Record] = []
     while end >= info.first and len(found) < count:

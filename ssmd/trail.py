@@ -13,7 +13,7 @@ from journal.entry import Record
 from journal.errors import CorruptionError, HoleInStream, NotFound
 from journal.protocols import JournalReader
 from journal.subjects import Stream
-from ssmd.settings import IMPORT, Settings
+from ssmd.settings import Settings
 
 Run = Block | list[Record]  # of the archive, columns without raw bytes; of the journal, records
 
@@ -65,7 +65,7 @@ class Trail:
         return Bounds(min(kept.first, live.first), live.first, kept.last, live.last)
 
     async def seek(self, stream: Stream, bounds: Bounds, effective_ns: int) -> int:
-        """First sequence whose effective time is above `effective_ns`; of streams in which it never decreases (`sought`)."""
+        """First sequence whose effective time is above `effective_ns`; of streams in which it never decreases (`tailing.sought`)."""
         if self._archive and bounds.first < bounds.live:
             found = await self._archive.seek(stream, effective_ns)
             if found < bounds.live or bounds.live > bounds.last:
@@ -91,11 +91,6 @@ class Trail:
             async with aclosing(self._journal.read(stream, start=start, end=bounds.last, subjects=subjects)) as runs:  # type: ignore[type-var]
                 async for records in runs:
                     yield records
-
-
-def sought(stream: Stream) -> bool:
-    """Whether effective times never decrease in the stream, so that a time can be searched for. Others have several writers."""
-    return stream.domain == "secmaster" or (stream.is_market and stream.shard != IMPORT)
 
 
 @asynccontextmanager

@@ -480,3 +480,7 @@ def test_tail_by_symbol_type_and_actor(ask: Ssmd, everything: list[dict[str, Any
     of_day = [e for e in by_bob if e["position"].startswith("local_day")]
     assert ask("tail", "local.day", "--who", "bob@desk", "--limit", "3", "-o", "jsonl").lines == of_day[-3:]
     assert ask("tail", "--type", "no type").code == 2
+    early = [e for e in everything if e["position"].startswith("local_day") and e["effective_ns"] <= (START_MS + 30_000) * MS]
+    upto = ("--until", str((START_MS + 30_000) * MS), "-o", "jsonl")  # the writers of days keep their own times
+    assert ask("tail", "local.day", *upto).lines == early
+    assert ask("tail", "local.day", "--limit", "4", *upto).lines == early[-4:]
