@@ -59,8 +59,8 @@ class InProcess:
         service: Connector | Archiver | Projector
         if name == "connector":
             service = Connector(
-                c.journal, STREAM, clock, random.Random(2), feed="kalshi", days=c.calendar.rule,
-                session=Session(SessionConfig(self._sim.ws_url), clock, random.Random(3)),
+                c.journal, STREAM, clock, random.SystemRandom(), feed="kalshi", days=c.calendar.rule,
+                session=Session(SessionConfig(self._sim.ws_url), clock, random.SystemRandom()),
                 adapters=lambda symbols, since_ns: KalshiAdapter(symbols, since_ns=since_ns),
                 markets=KalshiRest(self._sim.rest_url, clock, random.Random(4)), selection=Selection(everything=True),
             )  # fmt: skip

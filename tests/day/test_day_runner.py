@@ -13,13 +13,19 @@ import pytest
 
 from exchanges.simulator.server import SimulatorServer
 from exchanges.simulator.synthetic import SyntheticFeed
+from journal.day import to_int
+from journal.entry import Gap
 from journal.errors import CallerError
 from ssmd.day.aggregate import State
+from ssmd.day.embedded import EmbeddedDriver
+from ssmd.day.ending import plan_end
+from ssmd.day.record import read_record
 from ssmd.day.register import facts
 from ssmd.day.runner import Runner, runner_held, watch
 from ssmd.metadata.environment import Schedule
 from ssmd.services.supervisor import ChildFailed
-from tests.day.captures import Capture, InProcess
+from tests.day.captures import STREAM, Capture, InProcess
+from tests.day.driver_contract import Killed
 
 
 @asynccontextmanager
@@ -119,5 +125,55 @@ def test_who_watches_is_told_when_the_runner_dies(tmp_path: Path) -> None:
         await c.register().move(day, State.STARTING, who="ana")
         with pytest.raises(CallerError, match=r"the runner has ended while day .* was STARTING; `ssmd day recover` goes on"):
             await watch(c.register(), c.clock, c.settings, day, lambda _: None)
+
+    asyncio.run(run())
+
+
+def test_killed_at_every_step_of_a_roll_both_days_come_out_whole(tmp_path: Path) -> None:
+    start = ("configuration", "secmaster", "storage", "connector", "archiver", "projector", "health")
+    places = [*((" start ", s) for s in start), *((" end ", s) for s in ("stop", "drain", "flush", "verify", "record"))]
+
+    async def run() -> None:
+        c = Capture(tmp_path)
+        c.midnight_in(2.0)
+        first = c.calendar.today(c.clock.wall_ns())
+        left, rolling = list(places), False
+
+        def tell(text: str) -> None:
+            nonlocal rolling
+            rolling = rolling or text == f"{first} is ACTIVE"
+            if rolling and left and text.endswith(f" {left[0][1]}: …") and left[0][0] in text:
+                left.pop(0)
+                raise Killed
+
+        feed = SyntheticFeed(3, markets=4, rate=80.0, frames=100_000)
+        async with SimulatorServer(feed, c.clock, speed=1.0, hold=True) as sim, asyncio.timeout(70):
+            while True:
+                processes = InProcess(c, sim)
+                runner = Runner(c.parts(processes), c.register(), f"runner {len(left)}", tell)
+                running = asyncio.create_task(runner.run())
+                while not running.done() and (left or (await c.register().get(first)).state != "COMPLETE"):
+                    await asyncio.wait([running], timeout=0.1)
+                runner.stop()
+                dead = (await asyncio.gather(running, return_exceptions=True))[0]
+                await processes.stop("connector", "projector", "archiver")
+                if not isinstance(dead, Killed):
+                    break
+        assert left == []
+        register = c.register()
+        assert [(await register.get(d)).state for d in await register.dates()] == ["COMPLETE", "ACTIVE"]
+        found = await register.get(first)
+        body = read_record(c.storage.get(found.record), found.record)["body"]
+        assert body["verified"]
+        days = [(n, e.day) async for records in c.journal.read(STREAM) for n, e in records]
+        assert [d for _, d in days] == sorted(d for _, d in days)
+        assert body["entries"] == sum(d == to_int(first) for _, d in days)
+        # The second day, ended too, is whole: each death of the runner is a gap that somebody said.
+        second = (await register.dates())[1]
+        await register.move(second, State.ENDING, who="ana")
+        found = await EmbeddedDriver(register, c.clock, "last").run(second, plan_end(c.parts(), register))
+        assert (found.state, found.done["verify"]["verified"]) == ("COMPLETE", True)
+        gaps = [e async for records in c.journal.read(STREAM) for _, e in records if isinstance(e.body, Gap)]
+        assert len(gaps) >= len(places)
 
     asyncio.run(run())
