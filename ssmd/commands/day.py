@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from ssmd.options import DATE, DURATION, configured, environment_argument, examples
+from ssmd.options import DURATION, configured, environment_argument, examples
 
 if TYPE_CHECKING:
     from datetime import date
@@ -64,7 +64,17 @@ def _venue_options(function: Any) -> Any:
 
 
 _why = click.option("--why", default="", metavar="TEXT", help="For the history.")
-_date = click.option("--date", "date", type=DATE, metavar="DATE", help="The day, YYYY-MM-DD.")
+_date = click.option("--date", "date", metavar="DATE", help="The day: 2026-08-10, today or yesterday.")
+
+
+def _day(settings: Settings, text: str | None) -> date | None:
+    """The trading day that people mean. Raises `CallerError`."""
+    from journal.clock import WallClock
+    from journal.day import to_date
+    from ssmd.moments import parse_date
+    from ssmd.wiring import day_rule
+
+    return None if text is None else to_date(parse_date(text, day_rule(settings), WallClock().wall_ns()))
 
 
 @day.command("run", epilog=examples("ssmd day run", "ssmd day run kalshi-prod", "ssmd day run --for 8h"))
@@ -98,7 +108,7 @@ def run_(ctx: click.Context, *, settings: Settings, output: str, duration: int |
 @click.pass_context
 @configured
 def start(
-    ctx: click.Context, *, settings: Settings, output: str, date: date | None, mode: str, why: str, duration: int | None, **venue: Any
+    ctx: click.Context, *, settings: Settings, output: str, date: str | None, mode: str, why: str, duration: int | None, **venue: Any
 ) -> None:
     """Start today's day. Where no runner lives, this process becomes it and goes on until Ctrl-C."""
     del output
@@ -107,12 +117,14 @@ def start(
     if mode == "replay":
         raise CallerError("--mode replay is not built yet; bring a recording of a missed day in with `ssmd data import`")
 
+    wanted = _day(settings, date)
+
     async def work(desk: Desk) -> int:
         if not desk.mine:
-            return await _watched(desk, await desk.operator.start(date))
+            return await _watched(desk, await desk.operator.start(wanted))
 
         async def drive(runner: Runner) -> int | None:
-            found = await runner.begin(await desk.operator.start(date))
+            found = await runner.begin(await desk.operator.start(wanted))
             if found != "ACTIVE":
                 return 1
             await runner.run(first=False)
@@ -130,12 +142,14 @@ def start(
 @_why
 @click.pass_context
 @configured
-def end(ctx: click.Context, *, settings: Settings, output: str, date: date | None, force: bool, why: str) -> None:
+def end(ctx: click.Context, *, settings: Settings, output: str, date: str | None, force: bool, why: str) -> None:
     """End a day: stop, drain, flush, verify, record. By default the oldest that is ACTIVE. Exit 1 when it has an error or a finding."""
     del output
 
+    wanted = _day(settings, date)
+
     async def work(desk: Desk) -> int:
-        chosen = await desk.operator.end(date, force=force)
+        chosen = await desk.operator.end(wanted, force=force)
         return await (_carried_out(desk, chosen) if desk.mine else _watched(desk, chosen))
 
     ctx.exit(asyncio.run(_at_desk(settings, work, why)))
@@ -242,28 +256,31 @@ def history(*, settings: Settings, output: str, limit: int) -> None:
     asyncio.run(_at_desk(settings, work, take=False))
 
 
-@day.command(epilog=examples("ssmd day show local 2026-11-22", "ssmd day show kalshi-prod 2026-11-22 -o json"))
+@day.command(epilog=examples("ssmd day show local today", "ssmd day show kalshi-prod 2026-11-22 -o json"))
 @environment_argument
-@click.argument("date", type=DATE, metavar="DATE")
+@click.argument("date", metavar="DATE")
 @configured
-def show(*, settings: Settings, output: str, date: date) -> None:
+def show(*, settings: Settings, output: str, date: str) -> None:
     """One day: its steps and who did what, its processes, messages, gaps, archive, digests and record."""
     from ssmd import render
 
+    chosen = _day(settings, date)
+    assert chosen  # noqa: S101  (an argument is never None)
+
     async def work(desk: Desk) -> int:
         from journal.errors import NotFound
-        from ssmd.day.documents import timeline, whole
+        from ssmd.day.documents import summary, timeline, whole
         from ssmd.day.register import facts
         from ssmd.wiring import open_objects
 
         known = await desk.register.dates()
-        if date not in known:
-            near = sorted(known, key=lambda d: abs((d - date).days))[:5]
-            raise NotFound(f"day of {settings.env}", date.isoformat(), [d.isoformat() for d in sorted(near)])
-        found = await facts(desk.journal, settings.env, date)
-        document = await whole(await desk.register.get(date), found, desk.calendar, desk.journal, open_objects(settings))
+        if chosen not in known:
+            near = sorted(known, key=lambda d: abs((d - chosen).days))[:5]
+            raise NotFound(f"day of {settings.env}", chosen.isoformat(), [d.isoformat() for d in sorted(near)])
+        found = await facts(desk.journal, settings.env, chosen)
+        document = await whole(await desk.register.get(chosen), found, desk.calendar, desk.journal, open_objects(settings))
         if _is_table(output):
-            render.one({k: v for k, v in document.items() if k not in {"timeline", "processes"}}, "table")
+            render.one(summary(document), "table")
             render.rows(timeline(document), "table", title="timeline")
         else:
             render.one(document, output)

@@ -80,6 +80,26 @@ async def whole(day: TradingDay, facts: list[Fact], calendar: Calendar, journal:
     }  # fmt: skip
 
 
+def summary(document: dict[str, Any]) -> dict[str, Any]:
+    """The day without its parts, for people."""
+    archive, record = document["archive"] or {}, document["record"] or {}
+    gaps = archive.get("gaps", [])
+    reasons = {gap["reason"] for gap in gaps}
+    return {
+        **{name: document[name] for name in ("env", "date", "state", "by", "why", "forced")},
+        "since": rfc3339(document["since_ns"]),
+        "opens": rfc3339(document["opens_ns"]),
+        "over": rfc3339(document["over_ns"]),
+        "step": document["step"],
+        "entries": ", ".join(f"{count:,} {kind}" for kind, count in archive.get("counts", {}).items()),
+        "gaps": f"{len(gaps)}: {', '.join(sorted(reasons))}" if gaps else "0",
+        "archive": f"{archive['objects']} objects, {archive['object_bytes']:,} bytes in {archive['folder']}" if archive else "",
+        "record": record.get("key", ""),
+        "digests compared": record.get("body", {}).get("digests_compared", ""),
+        "late entries": document["late_entries"],
+    }
+
+
 def timeline(document: dict[str, Any]) -> list[dict[str, Any]]:
     """The timeline as rows for people."""
     rows = []

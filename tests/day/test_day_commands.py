@@ -38,7 +38,7 @@ def test_what_cannot_be_is_refused(data: Path, capsys: pytest.CaptureFixture[str
         (["start", "--mode", "replay"], "replay is not built yet"),
         (["start", "--date", tomorrow], f"{tomorrow} is in the future"),
         (["start", "--date", "2020-01-01"], "2020-01-01 has gone by"),
-        (["start", "--date", "2020-13-01"], "is no date"),
+        (["start", "--date", "2020-13-01"], "is not a date"),
         (["end"], "is PENDING: it cannot become ENDING, only STARTING; it was never started: ssmd day start"),
         (["roll"], "no day is ACTIVE"),
         (["show", "local", "2020-01-01"], "no day of local '2020-01-01'"),
