@@ -18,6 +18,7 @@ RESERVED = frozenset({"internal", "secmaster", "day", "key", "dlq", "shard", "fe
 VERSIONED = frozenset({"events", "snapshots"})
 _VERSIONED_SYMBOL = re.compile(r"(.*)\.(0|[1-9][0-9]*)", re.DOTALL | re.ASCII)
 _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 # Of object keys: escaped tokens and file names; none begins with a dot, so none is a path trick.
 _KEY_TOKEN = re.compile(r"[A-Za-z0-9_%-][A-Za-z0-9_.%-]*")
 _TOKEN = re.compile(r"(?:[A-Za-z0-9_-]|%[0-9A-F]{2})+")
@@ -27,6 +28,8 @@ def escape(symbol: str) -> str:
     """The one token of `symbol`: bytes outside ``[A-Za-z0-9_-]`` become ``%XX``; the empty symbol is ``%``."""
     if not symbol:
         return "%"
+    if _PLAIN.fullmatch(symbol):  # nearly all
+        return symbol
     return "".join(chr(b) if b in _SAFE else f"%{b:02X}" for b in symbol.encode())
 
 

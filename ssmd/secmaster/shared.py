@@ -65,9 +65,9 @@ class SharedMarkets:
             fields.setdefault(self.markets if now else self.removed, {})[symbol] = value
             if old and bool(was) != bool(now):
                 fields.setdefault(self.markets if was else self.removed, {})[symbol] = None
-            for key in (gone := self._sets(was)) | self._sets(now):
-                if (there := key in self._sets(now)) != (key in gone):
-                    members.setdefault(key, {})[symbol] = there
+            left, joined = self._sets(was), self._sets(now)
+            for key in left ^ joined:
+                members.setdefault(key, {})[symbol] = key in joined
             if _score(was) != _score(now):
                 scores[symbol] = _score(now)
         return CacheChange(fields=fields, members=members, scores={self.expiring: scores} if scores else {})

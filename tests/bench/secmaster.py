@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -30,18 +30,22 @@ from exchanges.simulator.market import Catalogue
 from exchanges.simulator.rest import PREFIX, Rest
 from exchanges.simulator.venue import Venue
 from journal.block import Block
+from journal.cache import RedisCache
 from journal.clock import WallClock
 from journal.day import DayRule
 from journal.jetstream import JetStreamJournal
 from projections.projection import Digester
-from projections.secmaster import SecmasterProjection
+from projections.secmaster import SecmasterProjection, change_of
 from ssmd.render import Silent
 from ssmd.secmaster import query
 from ssmd.secmaster.ledger import Ledger
 from ssmd.secmaster.reading import History, catch_up
+from ssmd.secmaster.shared import SharedMarkets
 from ssmd.secmaster.stream import secmaster
 from ssmd.secmaster.sync import Question, Sync
 from ssmd.secmaster.view import View
+from ssmd.sharing import SharedView
+from tests import valkey
 from tests.journal.servers import TOKEN, nats_server
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -102,7 +106,13 @@ def run(out: Callable[[str], None]) -> None:
             _line(out, "rebuild of the fold from the journal", fold, listed)
             if view["digest"] != fold["digest"]:
                 raise RuntimeError("the view is not the fold")
-            out(f"  the view's file: {view['bytes'] / listed:,.0f} bytes a market; digests of view and fold are equal")
+            with valkey.running(folder / "valkey") as redis:
+                shared = _stage("redis", folder, count, server.url, redis.url)
+                _line(out, "rebuild of Redis from the journal", shared, listed)
+                if shared["digest"] != fold["digest"]:
+                    raise RuntimeError("Redis is not the fold")
+                _line(out, "plain: one HSET a market of the pages", _stage("hset", folder, count, "", redis.url), listed)
+            out(f"  the view's file: {view['bytes'] / listed:,.0f} bytes a market; digests of view, Redis and fold are equal")
             _asked(out, _stage("ask", folder, count, server.url), plain)
 
 
@@ -117,8 +127,8 @@ def _asked(out: Callable[[str], None], ours: dict[str, Any], plain: dict[str, An
         out(f"  {name:<44} {p50:9.2f} {p99:8.2f}" + (f" {beside[0]:10.2f} {beside[1]:8.2f}" if beside else ""))
 
 
-def _stage(name: str, folder: Path, count: int, url: str = "") -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.bench.secmaster", name, str(folder), str(count), url]
+def _stage(name: str, folder: Path, count: int, url: str = "", redis_url: str = "") -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.bench.secmaster", name, str(folder), str(count), url, redis_url]
     done = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, check=True)
     figures: dict[str, Any] = json.loads(done.stdout)
     return figures
@@ -172,14 +182,44 @@ async def _listed(pages: _Pages) -> int:
 def _plain(folder: Path) -> dict[str, Any]:
     """What a script does: every page, every object, by its ticker."""
     started = time.perf_counter()
-    markets: dict[str, Any] = {}
+    markets = dict(_objects(folder))
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "asked": {name: _percentiles(ask, 20) for name, ask in _plain_questions(markets).items()}}
+
+
+def _objects(folder: Path) -> Iterator[tuple[str, Any]]:
     for path in (folder / "first").iterdir():
         page = json.loads(path.read_bytes())
         for event in page.get("events") or []:
-            markets.update((m["ticker"], m) for m in event.get("markets") or [])
-        markets.update((m["ticker"], m) for m in page.get("markets") or [])
-    seconds = time.perf_counter() - started
-    return {"seconds": seconds, "asked": {name: _percentiles(ask, 20) for name, ask in _plain_questions(markets).items()}}
+            yield from ((m["ticker"], m) for m in event.get("markets") or [])
+        yield from ((m["ticker"], m) for m in page.get("markets") or [])
+
+
+def _hset(folder: Path, redis_url: str) -> dict[str, Any]:
+    """What a script does: each object as it is, one call after the other."""
+    from redis import Redis
+
+    redis = Redis.from_url(redis_url)
+    started = time.perf_counter()
+    for symbol, value in _objects(folder):
+        redis.hset("plain", symbol, json.dumps(value))
+    return {"seconds": time.perf_counter() - started}
+
+
+async def _redis(journal: JetStreamJournal, redis_url: str) -> dict[str, Any]:
+    """The hash, the sets, the sorted set, each run of them with its position; `digest` is of what is there then."""
+    cache, markets = RedisCache(redis_url), SharedMarkets("bench")
+    view = SharedView(cache, "bench", markets, History(_STREAM, journal), WallClock(), draw=lambda: "bench")
+    started = time.perf_counter()
+    await view.catch_up()
+    seconds, peak_mb = time.perf_counter() - started, _peak_mb()
+    symbols = set[str]()
+    async for records in journal.read(_STREAM):
+        symbols.update(change.symbol for r in records if (change := change_of(r.entry)))
+    fold = SecmasterProjection()
+    fold._known = await markets.known(cache, symbols)
+    await cache.close()
+    return {"seconds": seconds, "rss_mb": peak_mb, "digest": Digester(fold).digest()}
 
 
 async def _synchronise(folder: Path, pages: _Pages, journal: JetStreamJournal) -> dict[str, Any]:
@@ -216,7 +256,7 @@ def _ask(folder: Path) -> dict[str, Any]:
     return {"asked": {name: _percentiles(lambda ask=ask: ask(view), _ASKED) for name, ask in _questions(symbols).items()}}  # type: ignore[misc]
 
 
-async def _measured(name: str, folder: Path, count: int, url: str) -> dict[str, Any]:
+async def _measured(name: str, folder: Path, count: int, url: str, redis_url: str) -> dict[str, Any]:
     first, second = _Pages(folder / "first", count, 0.0), _Pages(folder / "second", count, 0.01)
     if name == "prepare":
         await _listed(second)
@@ -225,10 +265,14 @@ async def _measured(name: str, folder: Path, count: int, url: str) -> dict[str, 
         return _plain(folder)
     if name == "ask":
         return _ask(folder)
+    if name == "hset":
+        return _hset(folder, redis_url)
     journal = await JetStreamJournal.connect(url, WallClock(), token=TOKEN)
     try:
         if name == "view":
             return await _view(folder, journal)
+        if name == "redis":
+            return await _redis(journal, redis_url)
         if name == "fold":
             return await _fold(journal)
         return await _synchronise(folder, first if name == "first" else second, journal)
@@ -237,10 +281,13 @@ async def _measured(name: str, folder: Path, count: int, url: str) -> dict[str, 
 
 
 def main() -> None:
-    name, folder, count, url = sys.argv[1:]
-    figures = asyncio.run(_measured(name, Path(folder), int(count), url))
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps(figures | {"rss_mb": peak_kib / 1024}))
+    name, folder, count, url, redis_url = sys.argv[1:]
+    figures = asyncio.run(_measured(name, Path(folder), int(count), url, redis_url))
+    print(json.dumps({"rss_mb": _peak_mb()} | figures))
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":

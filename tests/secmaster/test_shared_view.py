@@ -20,7 +20,7 @@ from journal.block import Block
 from journal.cache import RedisCache
 from journal.clock import WallClock
 from journal.entry import Entry, Event
-from journal.errors import CorruptionError
+from journal.errors import CacheError, CorruptionError
 from journal.market import Change, Market, compare
 from journal.memory import MemoryJournal
 from journal.protocols import CacheChange
@@ -31,7 +31,9 @@ from ssmd import sharing
 from ssmd.secmaster.reading import History
 from ssmd.secmaster.shared import SharedMarkets
 from ssmd.secmaster.stream import change_entry, secmaster
+from ssmd.settings import Settings
 from ssmd.sharing import SharedView
+from ssmd.wiring import open_views
 from tests import valkey
 from tests.secmaster.listing import HOUR_NS, NOON_NS, SetClock, market
 
@@ -78,6 +80,9 @@ class DyingCache(RedisCache):
 
     async def flush(self) -> None:
         await self._redis.flushall()
+
+    async def limit(self, size: int) -> None:
+        await self._redis.config_set("maxmemory", size)
 
     async def contents(self) -> dict[str, Any]:
         """Everything there is, by key."""
@@ -320,6 +325,37 @@ def test_a_server_that_is_away_is_told_and_caught_up_with(tmp_path: Path, monkey
 
     with valkey.running(tmp_path) as server:
         asyncio.run(check(server))
+
+
+def test_a_server_that_is_full_is_told_and_keeps_what_it_has(server: valkey.Valkey) -> None:
+    async def check() -> None:
+        cache, writer = DyingCache(server.url), Writer("full")
+        await writer.write(market(0))
+        view = writer.sink(cache)
+        await view.catch_up()
+        held = await cache.contents()
+        await cache.limit(1)
+        try:
+            await writer.write(market(1), market(0, status="settled"))
+            with pytest.raises(CacheError, match="maxmemory"):
+                await view.catch_up()
+            assert await cache.contents() == held
+        finally:
+            await cache.limit(0)
+        await view.catch_up()
+        await assert_same(cache, writer)
+        assert view.folded == 3  # it was not begun anew
+        await cache.close()
+
+    asyncio.run(check())
+
+
+def test_without_redis_nothing_is_kept() -> None:
+    async def check() -> None:
+        async with open_views(Settings(), WallClock(), MemoryJournal()) as views:
+            assert views == []
+
+    asyncio.run(check())
 
 
 def test_other_events_move_the_position_only(server: valkey.Valkey) -> None:
