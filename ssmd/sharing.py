@@ -89,13 +89,16 @@ class SharedView:
         self.folded = 0  # entries, since it was made
 
     async def run(self) -> None:
-        """Until cancelled; a store that fails is told in `status` and tried again. Raises `CorruptionError` of the journal."""
+        """Until cancelled; a store that fails is told in `status` and tried again. A journal that is damaged is told, and ends it."""
         while True:
             try:
                 await self.catch_up()
                 self.status = ""
             except StoreError as error:
                 self.status = f"{self._prefix} is not up to date: {error}"
+            except CorruptionError as error:
+                self.status = f"{self._prefix} is not kept any more: {error}"
+                return
             await self._clock.sleep(_AGAIN_S if self.status else EVERY_S)
 
     async def catch_up(self) -> None:

@@ -279,13 +279,34 @@ def test_what_is_of_another_journal_ahead_or_damaged_is_made_again(server: valke
     asyncio.run(check())
 
 
+def test_a_flushed_server_and_a_journal_without_its_beginning(server: valkey.Valkey) -> None:
+    async def check() -> None:
+        cache, writer = DyingCache(server.url), Writer("begun")
+        await writer.write(*(market(n) for n in range(6)))
+        view = writer.sink(cache)
+        await view.catch_up()
+        await writer.journal.purge(secmaster("begun"), 4)
+        await writer.write(market(0, status="settled"))
+        await view.catch_up()  # it needs no beginning
+        assert json.loads(await cache.get("begun:secmaster:position") or b"")["sequence"] == 7
+        await cache.flush()
+        await asyncio.wait_for(view.run(), 30)
+        assert "there is no archive" in view.status
+        await cache.close()
+
+    asyncio.run(check())
+
+
 def test_a_damaged_journal_is_told_and_not_folded_for_ever(server: valkey.Valkey) -> None:
     async def check() -> None:
         cache, writer = DyingCache(server.url), Writer("damaged")
         await writer.write(market(0))
         await writer.append(Change(change="market_updated", symbol="KXNOBODY", source="rest", fields={"title": ("", "x")}))
+        view = writer.sink(cache)
         with pytest.raises(CorruptionError, match="never added"):
-            await writer.sink(cache).catch_up()
+            await view.catch_up()
+        await asyncio.wait_for(view.run(), 30)
+        assert "damaged:secmaster is not kept any more" in view.status
         await cache.close()
 
     asyncio.run(check())
