@@ -12,7 +12,7 @@ from journal.errors import HoleInStream, StorageError
 from journal.protocols import JournalReader
 from journal.subjects import Stream
 from ssmd.render import Meter, Silent
-from ssmd.secmaster.view import View
+from ssmd.secmaster.view import View, mark_of
 
 _RUN = 2_000  # entries of one transaction, about 10 MB with the venue's objects
 _TRIES = 5
@@ -106,7 +106,7 @@ async def _same(view: View, history: History) -> bool:
     place = view.place
     async with aclosing(history.read(place.sequence, place.sequence)) as reads:
         async for records in reads:
-            return records[0].entry.id == place.id
+            return mark_of(records[0].entry) == place.id
     return False
 
 

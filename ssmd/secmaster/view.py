@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from journal.entry import Event, Record
+from journal.entry import Entry, Event, Record
 from journal.errors import StorageError
 from journal.market import Market
 from projections.secmaster import Known, canonical, change_of, changed, expires_ns
@@ -80,6 +80,11 @@ class Place(NamedTuple):
     sequence: int = 0
     id: str = ""
     effective_ns: int = 0
+
+
+def mark_of(entry: Entry) -> str:
+    """What tells an entry from one of another journal: the n-th change of a market has the same id in both, not the same time."""
+    return f"{entry.id}@{entry.recv_ns}"
 
 
 class View:
@@ -180,7 +185,7 @@ class View:
             self._fold(db, records)
             entry = records[-1].entry
             effective_ns = max(place.effective_ns, *(r.entry.effective_ns for r in records))
-            self._set(db, sequence=records[-1].sequence, id=entry.id, effective_ns=effective_ns)
+            self._set(db, sequence=records[-1].sequence, id=mark_of(entry), effective_ns=effective_ns)
         return True
 
     def _fold(self, db: sqlite3.Connection, records: Sequence[Record]) -> None:

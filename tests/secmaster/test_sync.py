@@ -237,8 +237,17 @@ def test_the_view_of_another_journal_is_made_anew(tmp_path: Path) -> None:
         assert len(in_view(ledger)) == 30
         assert in_view(ledger) == (await folded(other)).markets()
         ledger.view.close()
+        # The same markets at the same places, another day: the n-th change of a market has the same id.
+        again, later = MemoryJournal(), WallClock()
+        await synchronise(
+            ledger_of(tmp_path, again, later, name="again"), Listing([market(n, title="Of another") for n in range(50, 80)]), later
+        )
+        ledger = ledger_of(tmp_path, again)
+        await ledger.open()
+        assert in_view(ledger) == (await folded(again)).markets()
+        ledger.view.close()
         (tmp_path / "view.sqlite").write_bytes(b"no database at all, but long enough to be looked at" * 100)
-        ledger = ledger_of(tmp_path, other)
+        ledger = ledger_of(tmp_path, again)
         await ledger.open()
         assert len(in_view(ledger)) == 30
 
