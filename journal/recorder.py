@@ -46,6 +46,7 @@ from eventsourcing.persistence import (
     InternalError,
     Notification,
     OperationalError,
+    PersistenceError,
     ProcessRecorder,
     ProgrammingError,
     StoredEvent,
@@ -391,3 +392,12 @@ def _library_errors() -> Iterator[None]:
         raise OperationalError(str(error)) from error
     except CancelledError as error:
         raise OperationalError("the journal's event loop was stopped while the recorder waited for it") from error
+
+
+@contextmanager
+def our_errors() -> Iterator[None]:
+    """The library's errors as those of ours that they were made from."""
+    try:
+        yield
+    except PersistenceError as error:
+        raise error.__cause__ if isinstance(error.__cause__, SsmdError) else JournalUnavailable(str(error)) from error

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import date
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 from eventsourcing.application import AggregateNotFoundError, Application
-from eventsourcing.persistence import IntegrityError, PersistenceError
+from eventsourcing.persistence import IntegrityError
 
 from journal.clock import Clock
 from journal.day import DayRule
 from journal.entry import Event, Record
-from journal.errors import JournalUnavailable, SsmdError
+from journal.errors import JournalUnavailable
 from journal.protocols import Journal, JournalReader
-from journal.recorder import JournalRecorder, application
+from journal.recorder import JournalRecorder, application, our_errors
 from journal.subjects import Stream
 from ssmd.day.aggregate import OPEN, State, TradingDay, moment
 
@@ -56,7 +55,7 @@ class Register:
         """As the journal has it now; PENDING when nothing ever happened to it."""
         if await self.journal.info(self.stream) is None:
             return self._new(day)
-        with _our_errors():
+        with our_errors():
             return await asyncio.to_thread(self._load, day)
 
     async def change(self, day: date, decide: Callable[[TradingDay], object], *, who: str, why: str = "") -> TradingDay:
@@ -76,7 +75,7 @@ class Register:
                 return found
             raise JournalUnavailable(f"others changed day {day} of {self.env} {_TRIES} times meanwhile; try again")
 
-        with _our_errors():
+        with our_errors():
             return await asyncio.to_thread(work)
 
     async def move(self, day: date, to: State, *, who: str, why: str = "", **more: Any) -> TradingDay:
@@ -136,12 +135,3 @@ def fact_of(stream: Stream, record: Record) -> Fact | None:
     detail = {name: value for name, value in state.items() if name not in hidden}
     what = str(data.get("topic", "")).removeprefix("day.")
     return Fact(f"{stream.name}:{record.sequence}", state.get("at_ns", 0), state.get("day", ""), what, event.who, detail)
-
-
-@contextmanager
-def _our_errors() -> Iterator[None]:
-    """The library's errors as those they were made from."""
-    try:
-        yield
-    except PersistenceError as error:
-        raise error.__cause__ if isinstance(error.__cause__, SsmdError) else JournalUnavailable(str(error)) from error

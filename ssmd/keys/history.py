@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -18,14 +17,14 @@ from uuid import UUID, uuid5
 import msgspec
 from eventsourcing.application import AggregateNotFoundError, Application
 from eventsourcing.domain import Aggregate
-from eventsourcing.persistence import IntegrityError, PersistenceError
+from eventsourcing.persistence import IntegrityError
 
 from journal.clock import Clock
 from journal.day import DayRule
 from journal.entry import Event
-from journal.errors import JournalUnavailable, SsmdError
+from journal.errors import JournalUnavailable
 from journal.protocols import Journal, JournalReader
-from journal.recorder import JournalRecorder, application
+from journal.recorder import JournalRecorder, application, our_errors
 from journal.subjects import Stream
 from ssmd.keys.change import Change
 from ssmd.keys.resolve import Outcome, Resolver
@@ -142,7 +141,7 @@ async def record(journal: Journal, clock: Clock, env: str, changes: Sequence[Cha
         for change in changes:
             histories.save(change.key, partial(KeyHistory.apply_change, change=change), change.who, change.why)
 
-    with _our_errors():
+    with our_errors():
         await asyncio.to_thread(work)
 
 
@@ -158,7 +157,7 @@ async def flush_outcomes(journal: Journal, clock: Clock, env: str, resolver: Res
             mine = [outcome for outcome in outcomes if outcome.key == key]
             histories.save(key, partial(KeyHistory.apply_outcomes, outcomes=mine, process=process), process)
 
-    with _our_errors():
+    with our_errors():
         await asyncio.to_thread(work)
     del resolver.outcomes[: len(outcomes)]
 
@@ -223,12 +222,3 @@ class _Histories:
 
 def _moment(ns: int) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ns // 1_000)
-
-
-@contextmanager
-def _our_errors() -> Iterator[None]:
-    """The library's errors as those they were made from."""
-    try:
-        yield
-    except PersistenceError as error:
-        raise error.__cause__ if isinstance(error.__cause__, SsmdError) else JournalUnavailable(str(error)) from error
