@@ -10,7 +10,10 @@ from hypothesis import HealthCheck, settings
 ASKED = frozenset(filter(None, os.environ.get("SSMD_TEST", "").split(",")))
 SUITES = ("data", "chaos", "npm", "vault", "promtool")
 
-settings.register_profile("ssmd", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+# Where a change is judged (CI) the examples are the same each time; where it is made they are drawn anew, and explore.
+settings.register_profile(
+    "ssmd", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True, derandomize=bool(os.environ.get("CI"))
+)
 settings.load_profile("ssmd")
 
 

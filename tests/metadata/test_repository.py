@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from journal.errors import CallerError
@@ -293,6 +293,11 @@ def contents(root: Path) -> dict[str, bytes]:
 
 @settings(max_examples=60)
 @given(base=STEPS, later=STEPS, fresh=st.booleans())
+@example(
+    base=[],
+    later=[("write", "exchanges/feeds/a.yaml/x", 0), ("stage", "exchanges/feeds/a.yaml", 0), ("write", "exchanges/feeds/a.yaml", 0)],
+    fresh=False,
+)
 def test_after_a_commit_all_else_is_bit_identical(base: list[tuple[str, str, int]], later: list[tuple[str, str, int]], fresh: bool) -> None:
     top = Path(tempfile.mkdtemp())
     root = top / "p"
@@ -326,8 +331,10 @@ def verify(root: Path, *, fresh: bool) -> None:
     assert (done is None) == (not changes)
     assert contents(root) == before_tree
     after_head, after_index = head(), staged()
-    assert {p: e for p, e in after_index.items() if not mine(p)} == {p: e for p, e in before_index.items() if not mine(p)}
-    assert {p: e for p, e in after_head.items() if not mine(p)} == {p: e for p, e in before_head.items() if not mine(p)}
+    # Git cannot hold both a file and what was staged below a folder of its name.
+    gone = {p for p in (*before_index, *before_head) if any(p.startswith(f"{ours}/") for ours in after_index if mine(ours))}
+    assert {p: e for p, e in after_index.items() if not mine(p)} == {p: e for p, e in before_index.items() if not mine(p) and p not in gone}
+    assert {p: e for p, e in after_head.items() if not mine(p)} == {p: e for p, e in before_head.items() if not mine(p) and p not in gone}
     # Ours are committed as they are in the working tree, and what was committed is what the index has.
     assert {p for p in after_head if mine(p)} == {p for p in before_tree if mine(p)}
     for path in (p for p in after_head if mine(p)):
