@@ -358,7 +358,8 @@ def test_rest_refuses_in_the_venues_shape(path: str, status: int) -> None:
     play(scene)
 
 
-# A client with `max_queue=1` stops reading its socket when nobody takes the first message. 60,000 frames are 15 MB: kernels hold up to 5 of them.
+# A client with `max_queue=1` stops reading its socket when nobody takes the first message.
+# 60,000 frames are 15 MB: kernels hold up to 5 of them.
 
 
 def test_a_client_that_does_not_read_is_cut_off_with_error_25_and_memory_stays_bounded() -> None:
