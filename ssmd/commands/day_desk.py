@@ -1,0 +1,138 @@
+"""What a command of `ssmd day` works with, and how it carries out what was asked: itself, or by watching the runner that lives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from journal.clock import Clock
+    from journal.protocols import Journal
+    from ssmd.day.calendar import Calendar
+    from ssmd.day.operations import Operator
+    from ssmd.day.register import Register
+    from ssmd.day.runner import Runner
+    from ssmd.day.starting import Parts
+    from ssmd.settings import Settings
+
+
+class Desk(NamedTuple):
+    """What a command works with; `mine`: this process is the runner."""
+
+    settings: Settings
+    clock: Clock
+    journal: Journal
+    register: Register
+    calendar: Calendar
+    operator: Operator
+    mine: bool
+
+
+def chosen_day(settings: Settings, text: str | None) -> date | None:
+    """The trading day that people mean. Raises `CallerError`."""
+    from journal.clock import WallClock
+    from journal.day import to_date
+    from ssmd.moments import parse_date
+    from ssmd.wiring import day_rule
+
+    return None if text is None else to_date(parse_date(text, day_rule(settings), WallClock().wall_ns()))
+
+
+@asynccontextmanager
+async def _desk(settings: Settings, why: str, *, take: bool) -> AsyncIterator[Desk]:
+    from journal.clock import WallClock
+    from ssmd.day.calendar import Calendar
+    from ssmd.day.operations import Operator
+    from ssmd.day.register import Register
+    from ssmd.day.runner import runner_held
+    from ssmd.keys.change import whoami
+    from ssmd.wiring import open_journal
+
+    clock = WallClock()
+    calendar = Calendar(settings.environment.schedule)
+
+    @asynccontextmanager
+    async def held() -> AsyncIterator[bool]:
+        if not take:
+            yield False
+            return
+        async with runner_held(settings, clock) as mine:
+            yield mine
+
+    async with held() as mine, open_journal(settings, clock, read_only=not take) as journal:
+        register = Register(journal, clock, settings.env, calendar.rule)
+        yield Desk(settings, clock, journal, register, calendar, Operator(register, calendar, clock, whoami(), why), mine)
+
+
+async def at_desk(settings: Settings, work: Callable[[Desk], Awaitable[int]], why: str = "", *, take: bool = True) -> int:
+    """`work`'s exit code. With `take` this process is the runner if none lives."""
+    async with _desk(settings, why, take=take) as desk:
+        return await work(desk)
+
+
+def parts_of(desk: Desk, processes: Any = None) -> Parts:
+    from ssmd.day.starting import Parts
+    from ssmd.wiring import open_objects
+
+    return Parts(desk.settings, desk.clock, desk.journal, open_objects(desk.settings), processes)
+
+
+async def running(desk: Desk, venue: dict[str, Any], duration: int | None, drive: Callable[[Runner], Awaitable[int | None]]) -> int:
+    """Be the runner until a signal, `duration` or an error; 130 after Ctrl-C."""
+    import signal
+
+    from ssmd.day.processes import ChildProcesses, venue_of
+    from ssmd.day.runner import Runner
+    from ssmd.wiring import process
+
+    source = venue_of(desk.settings, desk.clock, **venue)
+    processes = ChildProcesses(desk.settings, desk.clock, desk.journal, source, process())
+    runner = Runner(parts_of(desk, processes), desk.register, process(), tell)
+    code = 0
+
+    def stopped(signal_code: int) -> None:
+        nonlocal code
+        code = signal_code
+        runner.stop()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopped, 0)
+    loop.add_signal_handler(signal.SIGINT, stopped, 130)
+    timer = loop.call_later(duration / 1e9, runner.stop) if duration else None
+    try:
+        return await drive(runner) or code
+    finally:
+        if timer:
+            timer.cancel()
+        if processes.supervisor.children:
+            tell("stopping the processes; days stay as they are")
+        await asyncio.shield(processes.close())
+
+
+async def carried_out(desk: Desk, date: date) -> int:
+    """Do the phase of a day here and now; no process of it is ours."""
+    from ssmd.day.runner import Runner
+    from ssmd.wiring import process
+
+    found = await Runner(parts_of(desk), desk.register, process(), tell).carry_out(date)
+    return 0 if found.state in {"ACTIVE", "COMPLETE"} else 1
+
+
+async def watched(desk: Desk, date: date, *, rolling: bool = False) -> int:
+    """What the living runner makes of it; 1 when that is an error or a finding."""
+    from ssmd.day.runner import TICK_S, watch
+
+    while rolling and (await desk.register.get(date)).state == "ACTIVE":
+        await desk.clock.sleep(TICK_S)
+    found = await watch(desk.register, desk.clock, desk.settings, date, tell)
+    return 0 if found.state in {"ACTIVE", "COMPLETE"} else 1
+
+
+def tell(text: str) -> None:
+    click.echo(f"ssmd: {text}", err=True)
