@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import TypeVar
 
-from journal.clock import Clock
+from journal.clock import Clock, pause
 from journal.errors import CallerError, JournalUnavailable, SsmdError
 from ssmd.day.activity import Step
 from ssmd.day.aggregate import State, TradingDay
@@ -104,7 +104,7 @@ class Runner:
             if not self._calendar.auto_roll and not self._open():
                 self._say("no day is open, and the schedule begins none by itself")
                 return
-            await self._pause(TICK_S)
+            await pause(self._clock, TICK_S, self._stop)
 
     async def begin(self, day: date) -> State:
         """Carry out the phase that `day` is in, now; what it is then. Raises what ended a process for good."""
@@ -202,14 +202,6 @@ class Runner:
         if text != self._told:
             self._told = text
             self._tell(text)
-
-    async def _pause(self, seconds: float) -> None:
-        waits = {asyncio.ensure_future(self._clock.sleep(seconds)), asyncio.ensure_future(self._stop.wait())}
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
 
 
 async def watch(register: Register, clock: Clock, settings: Settings, day: date, tell: Callable[[str], object]) -> TradingDay:

@@ -15,7 +15,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from journal.archive import ArchiveReader, Located, segments_of
-from journal.clock import Clock
+from journal.clock import Clock, pause
 from journal.entry import Record
 from journal.errors import BadObject, CorruptionError, HoleInStream, JournalUnavailable, NotFound, StorageError
 from journal.manifest import ObjectRef, SegmentRef, decode, folder, manifest_key, new, object_key, object_prefix, segment_ref
@@ -131,7 +131,7 @@ class Archiver:
                 if self._clock.mono_ns() - flushed_ns >= self._flush_s * 1e9:
                     flushed_ns = self._clock.mono_ns()
                     await self.flush()
-                await self._pause(POLL_S)
+                await pause(self._clock, POLL_S, self._stop)
         finally:
             self._following = False
             await self._end(followers)
@@ -150,15 +150,6 @@ class Archiver:
         """One row a stream, by name."""
         rows = [StreamStatus(n.stream.name, n.next - 1, n.archived, n.last, n.put_bytes, n.error, n.closed) for n in self._lanes.values()]
         return sorted(rows)
-
-    async def _pause(self, seconds: float) -> None:
-        """Sleep, but not beyond `stop`."""
-        waits = {asyncio.ensure_future(self._clock.sleep(seconds)), asyncio.ensure_future(self._stop.wait())}
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
 
     async def _look(self, followers: dict[Stream, asyncio.Task[None]]) -> None:
         for stream in await self._journal.streams(self._env):
@@ -291,7 +282,7 @@ class Archiver:
             else:
                 lane.error = ""
                 return
-            await self._pause(delay)
+            await pause(self._clock, delay, self._stop)
             delay = min(delay * 2, _RETRY_MOST_S)
 
     async def _write_once(self, lane: _Lane, cut: str) -> None:
