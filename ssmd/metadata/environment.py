@@ -24,6 +24,7 @@ from ssmd.metadata.model import (
     ShardName,
     Timezone,
     VenueUrl,
+    WebOrigin,
     is_reference,
 )
 
@@ -162,10 +163,29 @@ def _off(value: bool) -> bool:
     return value
 
 
+class GatewayTls(Model):
+    certificate: str = Field(min_length=1, description="File with the certificate and those up to its authority, PEM.")
+    key: str = Field(min_length=1, description="File of its private key, PEM.")
+
+
+class GatewayLimits(Model):
+    requests: int = Field(50, ge=1, le=100_000, description="Requests a second of one key, on average.")
+    burst: int = Field(200, ge=1, le=1_000_000, description="Requests of one key at once, after a rest.")
+    connections: int = Field(1_000, ge=1, le=100_000, description="Connections in all.")
+    connections_per_key: int = Field(100, ge=1, le=100_000, description="Open streams of one key.")
+    subscriptions: int = Field(100, ge=1, le=10_000, description="Subscriptions of one stream.")
+    past_at_once: int = Field(2, ge=1, le=64, description="Questions about the past that are answered at a time.")
+    past_s: int = Field(20, ge=1, le=600, description="Seconds that one of them may take.")
+
+
 class Gateway(Model):
     enabled: Annotated[bool, AfterValidator(_off)] = Field(False, description="Serve clients.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=1, le=65_535, description="Port to listen on.")
+    require_key: bool = Field(False, description="A key is needed on loopback, too; elsewhere it always is.")
+    origins: tuple[WebOrigin, ...] = Field((), description="Of pages elsewhere that may ask (CORS) and connect; none by default.")
+    tls: GatewayTls | None = Field(None, description="Files; without them HTTP is not encrypted.")
+    limits: GatewayLimits = Field(GatewayLimits(), description="Of what a client may ask.")
 
 
 class Archive(Model):

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from journal.errors import BadSubject
 from journal.subjects import check_name
@@ -128,6 +128,10 @@ VenueUrl = _url("wss", "ws", "tcp", "udp", "https", "http")
 HttpUrl = _url("https", "http")
 NatsUrl = _url("nats", "tls", "ws", "wss")
 RedisUrl = _url("redis", "rediss")
+
+
+# Scheme, host and port, as a browser writes them.
+WebOrigin = Annotated[str, Field(pattern=r"^https?://[a-z0-9.-]{1,250}(:[0-9]{1,5})?$")]
 
 
 def at(text: str) -> time:
