@@ -52,14 +52,42 @@ class DefinitionSource(Protocol):
         ...
 
 
+# What a capture begins with, where nobody says otherwise: an end that has come is not captured any more.
+STANDING: frozenset[str] = frozenset(("pending", "active", "paused", "unknown"))
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Markets by name, by series (a new market of one is picked up when the venue announces it), or all that are open."""
+    """Markets by name, series, category or tag: any of them chooses; or all. Of these the ones that are in one of `statuses`.
+
+    `min_volume`: a power of ten; of these again the ones that had at least so many contracts traded when the venue last listed them.
+    """
 
     symbols: tuple[str, ...] = ()
     series: tuple[str, ...] = ()
     everything: bool = False
+    categories: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    statuses: frozenset[str] = STANDING
+    min_volume: int = 0
 
-    def matches(self, symbol: str) -> bool:
-        """Whether a market that appears later belongs to the capture."""
+    def matches(self, symbol: str, status: str = "pending") -> bool:
+        """Whether a market that the venue just announced belongs to the capture, as far as its name tells."""
+        return not self.min_volume and status in self.statuses and self._named(symbol)
+
+    def covers(self, market: definition.Market) -> bool:
+        """Whether it is one of those that are chosen, whatever state it is in."""
+        return (
+            self._named(market.symbol)
+            or market.series in self.series
+            or market.category in self.categories
+            or not set(self.tags).isdisjoint(market.tags)
+        )
+
+    def begins(self, market: definition.Market) -> bool:
+        """Whether its capture begins now. One that has begun goes on while it is covered, until it is settled."""
+        enough = not self.min_volume or market.volume_class >= len(str(self.min_volume))
+        return enough and market.status in self.statuses and self.covers(market)
+
+    def _named(self, symbol: str) -> bool:
         return self.everything or symbol in self.symbols or symbol.partition("-")[0] in self.series

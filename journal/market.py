@@ -7,7 +7,7 @@ expects, so that two synchronisations journal each change once.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -16,21 +16,26 @@ from journal.entry import canonical_json
 # `unknown` is what a venue says that we have no name for: never a default, and an alarm.
 Status = Literal["pending", "active", "paused", "closed", "determined", "settled", "unknown"]
 Happening = Literal["market_added", "market_updated", "market_status_changed", "market_settled", "market_removed"]
+# What other programs' tables hold: an entry with more would be folded by nobody, for ever.
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+MAX_SYMBOL = 200  # characters; escaped it must still be a subject token
 
 
 class PriceRange(msgspec.Struct, frozen=True, gc=False):
     """From `start` to `end` prices are multiples of `step`; integers of the market's price exponent."""
 
-    start: int
-    end: int
-    step: int
+    start: Int64
+    end: Int64
+    step: Int64
 
 
 class Market(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Definition and state of a market; no prices and volumes, which change all the time and are market messages.
 
-    Times are nanoseconds since 1970, 0 where the venue does not say. Strikes are decimal text as the venue wrote them. `flaws` names the
-    fields that could not be understood: the market is kept, with its raw object, and marked.
+    `volume_class` is how many digits the contracts traded so far had when the venue last listed it (0 none, 1 up to 9, 4 up to 9,999):
+    enough to choose by, and it changes a few times in a market's life. Times are nanoseconds since 1970, 0 where the venue does not say.
+    Strikes are decimal text as the venue wrote them. `flaws` names the fields that could not be understood: the market is kept, with its
+    raw object, and marked.
     """
 
     symbol: str
@@ -44,23 +49,24 @@ class Market(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     type: str = ""
     status: Status = "unknown"
     venue_status: str = ""
-    open_ns: int = 0
-    close_ns: int = 0
-    expected_expiration_ns: int = 0
-    expiration_ns: int = 0
-    determined_ns: int = 0
-    settled_ns: int = 0
+    open_ns: Int64 = 0
+    close_ns: Int64 = 0
+    expected_expiration_ns: Int64 = 0
+    expiration_ns: Int64 = 0
+    determined_ns: Int64 = 0
+    settled_ns: Int64 = 0
     strike_type: str = ""
     strike_floor: str = ""
     strike_cap: str = ""
     strike_custom: str = ""  # canonical JSON
-    price_exponent: int = 0
-    size_exponent: int = 0
+    price_exponent: Int64 = 0
+    size_exponent: Int64 = 0
     tick_structure: str = ""
     price_ranges: tuple[PriceRange, ...] = ()
     can_close_early: bool | None = None
+    volume_class: Int64 = 0
     result: str = ""
-    settlement_value: int | None = None
+    settlement_value: Int64 | None = None
     rules: str = ""
     rules_secondary: str = ""
     flaws: tuple[str, ...] = ()
@@ -75,7 +81,7 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     change: Happening
     symbol: str
     source: str
-    at_ns: int = 0
+    at_ns: Int64 = 0
     derived: bool = False
     fields: dict[str, tuple[Any, Any]] = {}
     market: Market | None = None

@@ -17,7 +17,7 @@ import msgspec
 from exchanges.kalshi.cents import settlement
 from exchanges.kalshi.numbers import CENT, DOLLAR, PRICE_EXPONENT, SECOND_NS, SIZE_EXPONENT, BadFrame, amount, instant_ns
 from journal.entry import canonical_json
-from journal.market import Market, PriceRange, Status
+from journal.market import MAX_SYMBOL, Market, PriceRange, Status
 
 # Every value of a market's `status`. What is not here is `unknown` and a flaw.
 VENUE_STATUS: dict[str, Status] = {
@@ -30,7 +30,6 @@ VENUE_STATUS: dict[str, Status] = {
     "amended": "determined",
     "finalized": "settled",
 }
-MAX_SYMBOL = 200  # escaped it must still be a subject token
 MAX_TEXT = 16_384  # the longest rules seen are 3 kB
 MAX_NAME = 200
 MAX_TAGS = 64
@@ -107,6 +106,14 @@ def _dollars(value: Any) -> int:
     return amount(_text(value, 40))
 
 
+def _digits(value: Any) -> int:
+    """Digits of a number of contracts, which is text with decimals or, until May 2026, whole."""
+    whole = _strike(value).partition(".")[0].lstrip("0")
+    if not (whole.isdecimal() or whole == ""):
+        raise BadFrame("not a number of contracts")
+    return len(whole)
+
+
 def _ranges(value: Any) -> tuple[PriceRange, ...]:
     if not isinstance(value, list) or len(value) > MAX_RANGES or not all(isinstance(part, dict) for part in value):
         raise BadFrame("not a list of ranges")
@@ -149,6 +156,8 @@ _FIELDS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("tick_size", "price_ranges", _tick),
     ("price_ranges", "price_ranges", _ranges),
     ("can_close_early", "can_close_early", _flag),
+    ("volume", "volume_class", _digits),
+    ("volume_fp", "volume_class", _digits),
     ("result", "result", _name),
     ("settlement_value", "settlement_value", settlement),
     ("settlement_value_dollars", "settlement_value", _dollars),

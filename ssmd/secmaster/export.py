@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _GROUP = 10_000  # rows of one group of a Parquet file, about 30 MB while it is made
 _MAX_LINE = 2 << 20
 _EXTRA = ("first_seen_ns", "changed_ns")
-_INTS = {"price_exponent", "size_exponent", "settlement_value"}
+_INTS = {"price_exponent", "size_exponent", "settlement_value", "volume_class"}
 _LISTS = {"tags", "flaws"}
 
 

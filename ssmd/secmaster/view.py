@@ -22,7 +22,7 @@ from journal.market import Market
 from projections.secmaster import Known, canonical, change_of, changed, expires_ns
 from ssmd.secmaster.stream import Synced, synced_of
 
-VERSION = 1  # of the tables and of the fold: a file of another one is deleted and made again
+VERSION = 2  # of the tables and of the fold: a file of another one is deleted and made again
 _CACHE_KIB = 65_536
 _PAGE = 8_192
 _BUSY_S = 60.0  # another process folds a run in less than a second; a disk may be slow

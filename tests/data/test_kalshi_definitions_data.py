@@ -156,13 +156,13 @@ def test_captured_messages_change_the_markets_they_name() -> None:
     ]
 
 
-# Prices, volumes, what only says again what another field says, and legs of combinations, which are in the raw object.
+# Prices, other volumes, what only says again what another field says, and legs of combinations, which are in the raw object.
 LEFT_OUT = """
 created_time early_close_condition exchange_index expiration_value fractional_trading_enabled last_price last_price_dollars liquidity
 liquidity_dollars mve_collection_ticker mve_selected_legs no_ask no_ask_dollars no_bid no_bid_dollars no_sub_title notional_value
 notional_value_dollars occurrence_datetime open_interest open_interest_fp previous_price previous_price_dollars previous_yes_ask
-previous_yes_ask_dollars previous_yes_bid previous_yes_bid_dollars response_price_units settlement_timer_seconds updated_time volume
-volume_24h volume_24h_fp volume_fp yes_ask yes_ask_dollars yes_ask_size_fp yes_bid yes_bid_dollars yes_bid_size_fp
+previous_yes_ask_dollars previous_yes_bid previous_yes_bid_dollars response_price_units settlement_timer_seconds updated_time
+volume_24h volume_24h_fp yes_ask yes_ask_dollars yes_ask_size_fp yes_bid yes_bid_dollars yes_bid_size_fp
 """
 
 

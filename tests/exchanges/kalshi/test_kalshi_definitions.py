@@ -84,6 +84,7 @@ def test_every_field_of_a_market() -> None:
         tick_structure="tapered_deci_cent",
         price_ranges=(PriceRange(0, 100_000, 1_000), PriceRange(100_000, 1_000_000, 10_000)),
         can_close_early=True,
+        volume_class=2,
         rules="If it is, yes.",
         rules_secondary="Else no.",
     )
@@ -147,6 +148,8 @@ WRONG: tuple[tuple[str, Any], ...] = (
     ("title", {"en": "x"}),
     ("strike_type", 1),
     ("result", True),
+    ("volume_fp", "many"),
+    ("volume", -3),
 )
 
 
@@ -156,6 +159,16 @@ def test_what_is_of_another_type_is_marked_and_the_rest_stands(name: str, value:
     assert market.flaws == (name,)
     assert market.status == "active"
     assert (market.symbol, market.event) == (NOW["ticker"], NOW["event_ticker"])
+
+
+@pytest.mark.parametrize(
+    ("sent", "digits"),
+    [({"volume_fp": "0.00"}, 0), ({"volume_fp": "0.99"}, 0), ({"volume_fp": "1198155.00"}, 7), ({"volume": 9, "volume_fp": None}, 1),
+     ({"volume": 10, "volume_fp": None}, 2), ({"volume_fp": None}, 0)],
+)  # fmt: skip
+def test_the_volume_is_known_by_its_digits(sent: dict[str, Any], digits: int) -> None:
+    market = parsed(sent)
+    assert (market.volume_class, market.flaws) == (digits, ())
 
 
 def test_times_that_were_never_set_are_not_said() -> None:
