@@ -49,6 +49,19 @@ class BookView(NamedTuple):
     recv_ns: int
 
 
+class BookTop(NamedTuple):
+    """A book without its levels below the best; a side without levels has None. Cheap, however deep the book."""
+
+    state: BookState
+    bid: tuple[int, int] | None
+    ask: tuple[int, int] | None
+    price_exponent: int
+    size_exponent: int
+    sequence: int
+    venue_ns: int
+    recv_ns: int
+
+
 class _Saved(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     day: int
     sequence: int
@@ -189,6 +202,28 @@ class BookProjection:
             int(row[k.B_VENUE_NS]),
             int(row[k.B_RECV_NS]),
         )
+
+    def top(self, symbol: str) -> BookTop | None:
+        """The symbol's state and best levels; None where `book` raises `NotFound`."""
+        at = self._names.find(symbol)
+        if at is None or 2 * at >= len(self._books):
+            return None
+        row = self._books[2 * at].tolist()
+        if not row[k.B_STATE]:
+            return None
+        (bid_at, ask_at), (bids, asks) = row[k.B_OFFSET : k.B_OFFSET + 2], row[k.B_COUNT : k.B_COUNT + 2]
+        return BookTop(
+            BookState(row[k.B_STATE]),
+            tuple(self._pool[bid_at + bids - 1].tolist()) if bids else None,  # levels ascend
+            tuple(self._pool[ask_at].tolist()) if asks else None,
+            row[k.B_PRICE_EXP], row[k.B_SIZE_EXP], row[k.B_SEQUENCE], row[k.B_VENUE_NS], row[k.B_RECV_NS],
+        )  # fmt: skip
+
+    def size(self, symbol: str, side: int, price: int) -> int:
+        """Of one level of a book that there is; 0 for a level that there is not."""
+        levels = self._levels(2 * self._names.symbol(symbol))[side]
+        at = int(np.searchsorted(levels[:, 0], price))
+        return int(levels[at, 1]) if at < len(levels) and levels[at, 0] == price else 0
 
     def _levels(self, book: int) -> tuple[Any, Any]:
         row = self._books[book]

@@ -13,7 +13,7 @@ from typing import TypeVar
 from journal.block import Block, BlockBuilder
 from journal.clock import Clock
 from journal.entry import Entry
-from journal.errors import BadObject, IdConflict, JournalFull, JournalUnavailable, StorageError
+from journal.errors import IdConflict, JournalFull, JournalUnavailable, StorageError
 from journal.protocols import MAX_BATCH, Journal, Storage
 from journal.subjects import Stream
 from projections.digests import CHECKPOINT_EVERY, DIGEST_EVERY, Checkpoint, checkpoint_entry, digest_entry, store
@@ -23,6 +23,7 @@ from projections.runner import Runner, Stop, multiples
 from replay.engine import snapshots
 from replay.ledger import Ledger
 from replay.source import JournalSource, Source
+from ssmd.services.restoring import restore_newest
 
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.1, 5.0
 _T = TypeVar("_T")
@@ -109,23 +110,9 @@ class Projector:
 
     async def restore(self) -> None:
         """Go to the newest place that has a whole checkpoint of every projection; to the beginning if there is none."""
-        ledger = await self._patiently(lambda: Ledger.read(JournalSource(self._journal), self.stream))
-        info = await self._patiently(lambda: self._journal.info(self.stream))
-        last = info.last if info else 0
-        for checkpoints in ledger.resumable(self.runner.projections):
-            place = next(iter(checkpoints.values())).digest
-            if place.sequence > last:
-                self.notes.append(f"checkpoint {self.stream.name}:{place.sequence} is beyond the stream's end, {last}")
-                continue
-            try:
-                states = await self._patiently(lambda c=checkpoints: snapshots(self._storage, c))  # type: ignore[misc]
-                self.runner.restore(states)
-            except BadObject as error:
-                self.notes.append(str(error))
-                self.runner = self._new_runner()
-            else:
-                self._checkpointed = place.sequence
-                return
+        found = await restore_newest(self._journal, self._storage, self.stream, self._new_runner, self._patiently)
+        self.runner, self._checkpointed = found.runner, found.runner.here.sequence
+        self.notes += found.notes
 
     async def _follow(self, *, follow: bool = True) -> None:
         async for records in self._journal.read(self.stream, start=self.position + 1, follow=follow):

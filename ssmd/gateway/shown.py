@@ -1,0 +1,153 @@
+"""What was folded, as messages: each is made of integers that are kept, and written out when somebody wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+from uuid import UUID
+
+import msgspec
+import numpy as np
+
+from journal.entry import Aggressor, Gap, Ticker
+from projections.book import BookTop, BookView
+from projections.status import StatusView
+from projections.ticker import TickerView
+from ssmd.gateway import message as m
+from ssmd.gateway.message import Update, amount, when
+
+Kind = Literal["snapshot", "update"]
+Levels = Sequence[tuple[int, int]]
+_PRICES = frozenset({"last", "bid", "ask"})
+_DOLLARS = frozenset({"dollar_volume", "dollar_open_interest"})  # whole ones, as the venue says them
+
+
+class Row(NamedTuple):
+    """What messages say of an entry."""
+
+    symbol: str
+    sequence: int
+    recv_ns: int
+    venue_ns: int
+    price_exponent: int
+    size_exponent: int
+
+
+class Shown:
+    """Of one stream. `decimals` are the fewest of a price and a size."""
+
+    def __init__(self, stream: str, decimals: tuple[int, int]) -> None:
+        self._stream = stream
+        self._price, self._size = decimals
+
+    def _levels(self, levels: Levels, price_exponent: int, size_exponent: int) -> list[m.Level]:
+        return [(amount(p, price_exponent, self._price), amount(s, size_exponent, self._size)) for p, s in levels]
+
+    def _update(self, channel: str, symbol: str, sequence: int, make: Callable[[str], m.Message], weight: int = 1) -> Update:
+        return Update(channel, symbol, self._stream, sequence, make, weight=weight)
+
+    def _before(self, sequence: int | None) -> str | None:
+        return None if sequence is None else f"{self._stream}:{sequence}"
+
+    def delta(self, row: Row, top: BookTop, sides: tuple[Levels, Levels], before: int | None) -> Update:
+        """`sides` are the levels that changed, bids and asks, with their new totals."""
+
+        def make(position: str) -> m.Message:
+            bids, asks = (self._levels(side, row.price_exponent, row.size_exponent) for side in sides)
+            state: Any = top.state.name
+            return m.BookData(
+                kind="delta", symbol=row.symbol, position=position, prev_position=self._before(before), state=state, bids=bids, asks=asks,
+                recv_time=when(row.recv_ns), recv_ns=row.recv_ns, venue_time=when(row.venue_ns), venue_ns=row.venue_ns,
+            )  # fmt: skip
+
+        return self._update("book", row.symbol, row.sequence, make)
+
+    def book(self, view: BookView, before: int | None = None) -> Update:
+        """The whole book."""
+        bids, asks = np.array(view.bids, np.int64), np.array(view.asks, np.int64)  # 16 bytes a level
+        head = view._replace(bids=[], asks=[])
+
+        def make(position: str) -> m.Message:
+            shown = (self._levels(side.tolist(), head.price_exponent, head.size_exponent) for side in (bids, asks))
+            state: Any = head.state.name
+            return m.BookData(
+                kind="snapshot", symbol=head.symbol, position=position, prev_position=self._before(before), state=state,
+                bids=next(shown), asks=next(shown),
+                recv_time=when(head.recv_ns), recv_ns=head.recv_ns, venue_time=when(head.venue_ns), venue_ns=head.venue_ns,
+            )  # fmt: skip
+
+        return self._update("book", view.symbol, view.sequence, make, 1 + len(bids) + len(asks))
+
+    def bbo(self, symbol: str, sequence: int, top: BookTop, kind: Kind, before: int | None = None) -> Update:
+        def make(position: str) -> m.Message:
+            bid, ask = (self._levels([best] if best else [], top.price_exponent, top.size_exponent) for best in (top.bid, top.ask))
+            state: Any = top.state.name
+            return m.BboData(
+                kind=kind, symbol=symbol, position=position, prev_position=self._before(before), state=state,
+                bid=bid[0] if bid else None, ask=ask[0] if ask else None,
+                recv_time=when(top.recv_ns), recv_ns=top.recv_ns, venue_time=when(top.venue_ns), venue_ns=top.venue_ns,
+            )  # fmt: skip
+
+        return self._update("bbo", symbol, sequence, make)
+
+    def stale(self, symbol: str, sequence: int, reason: str) -> Update:
+        return self._update("book", symbol, sequence, lambda position: m.Stale(symbol=symbol, position=position, reason=reason))
+
+    def trade(self, row: Row, trade: tuple[Any, ...], texts: list[str], before: int | None) -> Update:
+        """`trade` is a row of `journal.block.TRADE`."""
+        price, size, id_hi, id_lo, id_text, aggressor, block, _ = trade
+        text = texts[id_text - 1] if id_text else ""
+
+        def make(position: str) -> m.Message:
+            [(shown_price, shown_size)] = self._levels([(price, size)], row.price_exponent, row.size_exponent)
+            side: Any = Aggressor(aggressor).name
+            return m.TradeData(
+                symbol=row.symbol, position=position, prev_position=self._before(before), price=shown_price, size=shown_size,
+                aggressor=side, trade_id=text if id_text else str(UUID(int=id_hi << 64 | id_lo)), block=block == 1,
+                recv_time=when(row.recv_ns), recv_ns=row.recv_ns, venue_time=when(row.venue_ns), venue_ns=row.venue_ns,
+            )  # fmt: skip
+
+        return self._update("trade", row.symbol, row.sequence, make)
+
+    def ticker(self, view: TickerView, kind: Kind, before: int | None = None) -> Update:
+        def make(position: str) -> m.Message:
+            fields: dict[str, Any] = {name: self._field(name, view) for name in Ticker.__struct_fields__}
+            return m.TickerData(
+                kind=kind, symbol=view.symbol, position=position, prev_position=self._before(before),
+                venue_time=when(view.venue_ns), venue_ns=view.venue_ns, **fields,
+            )  # fmt: skip
+
+        return self._update("ticker", view.symbol, view.sequence, make)
+
+    def _field(self, name: str, view: TickerView) -> str | None:
+        value = getattr(view.values, name)
+        if value is None or name in _DOLLARS:
+            return None if value is None else str(value)
+        if name in _PRICES:
+            return amount(value, view.price_exponent, self._price)
+        return amount(value, view.size_exponent, self._size)
+
+    def market(self, symbol: str, sequence: int, now: StatusView, kind: Kind, before: int | None = None) -> Update:
+        view = msgspec.structs.replace(now)  # the fold changes its own
+
+        def make(position: str) -> m.Message:
+            value = view.settlement_value
+            return m.MarketData(
+                kind=kind, symbol=symbol, position=position, prev_position=self._before(before), event=view.event, status=view.status,
+                open_time=when(view.open_ns), open_ns=view.open_ns, close_time=when(view.close_ns), close_ns=view.close_ns,
+                determined_time=when(view.determined_ns), determined_ns=view.determined_ns,
+                settled_time=when(view.settled_ns), settled_ns=view.settled_ns,
+                settlement_value=None if value is None else amount(value, view.price_exponent, self._price), result=view.result,
+            )  # fmt: skip
+
+        return self._update("market", symbol, sequence, make)
+
+    def gap(self, row: Row, body: Gap, before: int | None) -> Update:
+        def make(position: str) -> m.Message:
+            return m.GapData(
+                symbol=row.symbol, position=position, prev_position=self._before(before), reason=body.reason, channel=body.channel,
+                first_missing=body.first_missing, last_missing=body.last_missing, from_time=when(body.from_ns), from_ns=body.from_ns,
+                to_time=when(body.to_ns), to_ns=body.to_ns, healed_by=body.healed_by,
+            )  # fmt: skip
+
+        return self._update("gap", row.symbol, row.sequence, make)

@@ -1,0 +1,282 @@
+"""The gateway's live view: one fold for each market stream, and what each entry changes as messages.
+
+It holds no truth: it starts from the newest checkpoint, follows the journal, and may be killed at any time. Entries behind the present
+end are folded in blocks; those that clients may still ask for, and all that come after, one by one, so that each is a message.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+from journal.block import Block, BlockBuilder
+from journal.entry import Gap, Kind, Record
+from journal.errors import NotFound
+from journal.protocols import JournalReader, Storage
+from journal.subjects import Stream
+from projections.book import BookProjection, BookState, BookTop
+from projections.registry import create
+from projections.rows import cold_entry
+from projections.runner import Runner
+from projections.status import StatusProjection
+from projections.ticker import TickerProjection
+from projections.trades import TradesProjection
+from ssmd.gateway.message import Topic, Update
+from ssmd.gateway.shown import Row, Shown
+from ssmd.render import LEAST_DECIMALS
+from ssmd.services.restoring import restore_newest
+
+FOLDS = ("book", "trades", "ticker", "status")
+RECENT_MESSAGES = 50_000  # kept for clients that come back, about 40 MB with `RECENT_WEIGHT`
+RECENT_WEIGHT = 500_000  # levels of the snapshots among them, 16 bytes each
+RECENT_TRADES = 10_000
+_SHOWN = 20_000  # snapshots kept encoded
+_BOOKS = frozenset({int(Kind.book), int(Kind.delta)})
+_COLUMNS = ("kind", "symbol", "sequence", "recv_ns", "venue_ns", "price_exponent", "size_exponent")
+
+Publish = Callable[[Sequence[Update]], None]
+
+
+class Recent:
+    """The newest messages of a stream. What came behind `since` is all there."""
+
+    def __init__(self, most: int = RECENT_MESSAGES, weight: int = RECENT_WEIGHT) -> None:
+        self._most, self._most_weight = most, weight
+        self._updates: deque[Update] = deque()
+        self._weight = 0
+        self.since = 0
+
+    def add(self, updates: Sequence[Update]) -> None:
+        self._updates.extend(updates)
+        self._weight += sum(u.weight for u in updates)
+        while len(self._updates) > self._most or self._weight > self._most_weight:
+            gone = self._updates.popleft()
+            self._weight -= gone.weight
+            self.since = gone.sequence
+
+    def behind(self, sequence: int) -> Iterator[Update]:
+        """Those of entries behind `sequence`, in order."""
+        return (u for u in self._updates if u.sequence > sequence)
+
+
+class MarketView:
+    """One stream. `start`, then `follow`; questions at any time, about the state behind the entry at `position`."""
+
+    def __init__(self, stream: Stream, feed: str, *, recent: int = RECENT_MESSAGES) -> None:
+        self.stream = stream
+        self.ready = False
+        self.position = 0
+        self.effective_ns = 0
+        self.recent = Recent(recent)
+        self.notes: list[str] = []  # why checkpoints were passed over at the start
+        self._keep = recent
+        self._shown = Shown(stream.name, LEAST_DECIMALS.get(feed, (0, 0)))
+        self._trades: deque[Update] = deque(maxlen=RECENT_TRADES)
+        self._snapshots: dict[Topic, Update] = {}
+        self._last: dict[str, dict[str, int]] = {}  # by channel and symbol: the sequence of the newest message
+        self._best: dict[str, tuple[Any, ...]] = {}  # by symbol: state, bid and ask as last told
+        self._use(self._new_runner())
+        self._begin()
+
+    def _new_runner(self) -> Runner:
+        return Runner(create(FOLDS), self.stream.name, mark=lambda _: 1 << 63)
+
+    def _use(self, runner: Runner) -> None:
+        books, trades, tickers, statuses = runner.projections
+        self.books, self.trades = cast("BookProjection", books), cast("TradesProjection", trades)
+        self.tickers, self.statuses = cast("TickerProjection", tickers), cast("StatusProjection", statuses)
+        self.position, self.effective_ns = runner.here.sequence, runner.here.effective_ns
+
+    # --- following ----------------------------------------------------------------------------------------------------------
+
+    async def start(self, journal: JournalReader, storage: Storage, *, upto: int | None = None) -> None:
+        """Restore and fold up to the present end, or to `upto`. Raises `StoreError`, `HoleInStream`."""
+        found = await restore_newest(journal, storage, self.stream, self._new_runner, upto=upto)
+        self._use(found.runner)
+        self.notes += found.notes
+        info = await journal.info(self.stream)
+        end = (info.last if info else 0) if upto is None else upto
+        quiet = end if upto is not None else end - self._keep
+        if self.position < quiet:
+            async for records in journal.read(self.stream, start=self.position + 1, end=quiet):
+                self._fold(_block(records))
+        self._begin()
+        if self.position < end:
+            async for records in journal.read(self.stream, start=self.position + 1, end=end):
+                self.recent.add(self.changes(_block(records)))
+        self.ready = True
+
+    async def follow(self, journal: JournalReader, publish: Publish) -> None:
+        """Fold what comes, and publish it, until cancelled. Raises `HoleInStream`."""
+        async for records in journal.read(self.stream, start=self.position + 1, follow=True):
+            updates = self.changes(_block(records))
+            self.recent.add(updates)
+            publish(updates)
+
+    def _fold(self, block: Block) -> None:
+        for projection in (self.books, self.trades, self.tickers, self.statuses):
+            projection.apply(block)
+        self.position, self.effective_ns = block.last, int(block.rows["effective_ns"][-1])
+
+    def _begin(self) -> None:
+        """What the first message of each topic comes after."""
+        self.recent.since = self.position
+        books, traded, ticked = self.books.keys(), self.trades.keys(), self.tickers.keys()
+        self._best = {symbol: top[:3] for symbol in books if (top := self.books.top(symbol))}
+        sequences = {symbol: top.sequence for symbol in books if (top := self.books.top(symbol))}
+        self._last = {
+            "book": dict(sequences),
+            "bbo": dict(sequences),
+            "trade": {symbol: self.trades.trade(symbol).sequence for symbol in traded},
+            "ticker": {symbol: self.tickers.ticker(symbol).sequence for symbol in ticked},
+            "market": dict.fromkeys(self.statuses.keys(), self.position),
+            "gap": {},
+        }
+
+    def changes(self, block: Block) -> list[Update]:
+        """Fold entry by entry; the messages of each, in order. An entry that was folded before has none."""
+        out: list[Update] = []
+        columns = [block.rows[name].tolist() for name in _COLUMNS]
+        for at, (kind, symbol, *rest) in enumerate(zip(*columns, strict=True)):
+            row = Row(block.symbols[symbol], *rest)
+            if row.sequence <= self.position:
+                continue
+            piece = block.slice(at, at + 1)
+            if kind in _BOOKS:
+                self._book(piece, row, kind, out)
+            elif kind == Kind.trade:
+                self._trade(piece, row, out)
+            elif kind == Kind.ticker:
+                self.tickers.apply(piece)
+                out.append(self._shown.ticker(self.tickers.ticker(row.symbol), "update", self._after("ticker", row)))
+            elif kind == Kind.lifecycle:
+                self.statuses.apply(piece)
+                status = self.statuses.status(row.symbol)
+                out.append(self._shown.market(row.symbol, row.sequence, status, "update", self._after("market", row)))
+            elif kind in {Kind.gap, Kind.control}:
+                self._connection(piece, row, out)
+            self.position = row.sequence
+        if len(block):
+            self.effective_ns = int(block.rows["effective_ns"][-1])
+        for update in out:
+            self._snapshots.pop(update.topic, None)
+        return out
+
+    def _after(self, channel: str, row: Row) -> int | None:
+        """Where the topic's message before this one was; this one is the newest now."""
+        last = self._last[channel]
+        before, last[row.symbol] = last.get(row.symbol), row.sequence
+        return before
+
+    def _book(self, piece: Block, row: Row, kind: int, out: list[Update]) -> None:
+        self.books.apply(piece)
+        top = self.books.top(row.symbol)
+        if top is None:
+            return
+        if top.sequence == row.sequence:  # else of a connection that the book does not follow, or of a book without a snapshot
+            before = self._after("book", row)
+            if top.state != BookState.VALID:
+                out.append(self._shown.stale(row.symbol, row.sequence, "an entry contradicts the book"))
+            elif kind == Kind.book:
+                out.append(self._shown.book(self.books.book(row.symbol), before))
+            else:
+                out.append(self._shown.delta(row, top, self._changed(piece, row.symbol), before))
+        self._tell_best(row, top, out)
+
+    def _changed(self, piece: Block, symbol: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """The levels of a delta with their new totals, bids and asks."""
+        sides: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
+        first, count = int(piece.rows["body"][0]), int(piece.rows["count"][0])
+        for side, price in dict.fromkeys((c[2], c[0]) for c in piece.changes[first : first + count].tolist()):
+            sides[side].append((price, self.books.size(symbol, side, price)))
+        return sides
+
+    def _tell_best(self, row: Row, top: BookTop, out: list[Update]) -> None:
+        if self._best.get(row.symbol) != top[:3]:
+            self._best[row.symbol] = top[:3]
+            out.append(self._shown.bbo(row.symbol, row.sequence, top, "update", self._after("bbo", row)))
+
+    def _trade(self, piece: Block, row: Row, out: list[Update]) -> None:
+        was = self._traded(row.symbol)
+        self.trades.apply(piece)
+        if self._traded(row.symbol) == was:
+            return  # an overlapping connection told it already
+        trade = piece.trades[int(piece.rows["body"][0])].item()
+        update = self._shown.trade(row, trade, piece.texts, self._after("trade", row))
+        self._trades.append(update)
+        out.append(update)
+
+    def _traded(self, symbol: str) -> tuple[int, int]:
+        """Changes with every trade that is not a repetition."""
+        try:
+            view = self.trades.trade(symbol)
+        except NotFound:
+            return 0, 0
+        return view.sequence, view.odd
+
+    def _connection(self, piece: Block, row: Row, out: list[Update]) -> None:
+        """A gap, or a decision of the connector: it may make any number of books stale, or move them to another connection."""
+        self.books.take_touched()
+        self.books.apply(piece)
+        self.trades.apply(piece)
+        body = cold_entry(piece, piece.rows[0]).body
+        reason = f"gap: {body.reason}" if isinstance(body, Gap) else str(getattr(body, "action", ""))
+        if isinstance(body, Gap):
+            out.append(self._shown.gap(row, body, self._after("gap", row)))
+        for symbol in sorted(self.books.take_touched()):
+            top = self.books.top(symbol)
+            told = row._replace(symbol=symbol)
+            if top is None:
+                continue
+            if top.sequence == row.sequence:  # moved to another connection's book
+                out.append(self._shown.book(self.books.book(symbol), self._after("book", told)))
+            elif top.state == BookState.STALE and (symbol not in self._best or self._best[symbol][0] != BookState.STALE):
+                out.append(self._shown.stale(symbol, row.sequence, reason))
+            self._tell_best(told, top, out)
+
+    # --- questions ----------------------------------------------------------------------------------------------------------
+
+    def symbols(self) -> set[str]:
+        """Every symbol of which anything is known."""
+        return set().union(*(self._last[channel].keys() for channel in ("book", "trade", "ticker", "market"))) - {""}
+
+    def knows(self, symbol: str) -> bool:
+        return any(symbol in self._last[channel] for channel in ("book", "trade", "ticker", "market"))
+
+    def snapshot(self, channel: str, symbol: str) -> Update | None:
+        """The topic's state as a message, None where there is none: the same one until it changes."""
+        topic = channel, symbol
+        if (found := self._snapshots.get(topic)) is None:
+            found = self._snapshot(channel, symbol)
+            if found is not None:
+                if len(self._snapshots) >= _SHOWN:
+                    self._snapshots.clear()
+                self._snapshots[topic] = found
+        return found
+
+    def _snapshot(self, channel: str, symbol: str) -> Update | None:
+        sequence = self._last.get(channel, {}).get(symbol)
+        top = self.books.top(symbol) if channel in {"book", "bbo"} else None
+        match channel:
+            case "book" if top:
+                return self._shown.book(self.books.book(symbol))
+            case "bbo" if top:
+                return self._shown.bbo(symbol, sequence or top.sequence, top, "snapshot")
+            case "ticker" if sequence is not None:
+                return self._shown.ticker(self.tickers.ticker(symbol), "snapshot")
+            case "market" if sequence is not None:
+                return self._shown.market(symbol, sequence, self.statuses.status(symbol), "snapshot")
+        return None
+
+    def recent_trades(self, symbol: str, limit: int) -> list[Update]:
+        """The newest trades of the symbol among the stream's last 10,000, newest first."""
+        found = (u for u in reversed(self._trades) if u.symbol == symbol)
+        return [u for u, _ in zip(found, range(limit), strict=False)]
+
+
+def _block(records: Sequence[Record]) -> Block:
+    builder = BlockBuilder(keep_raw=False)
+    for record in records:
+        builder.add(record)
+    return builder.build()
