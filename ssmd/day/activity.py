@@ -65,7 +65,9 @@ class Processes(Protocol):
     def running(self, name: str) -> bool: ...
 
     async def ensure(self, name: str) -> Result:
-        """connector, archiver or projector, running when it returns: its `pid`, and whether it `already_ran`."""
+        """connector, archiver or projector (``connector-NAME`` of a shard), running when it returns: its `pid`, and whether it
+        `already_ran`.
+        """
         ...
 
     async def rest_url(self) -> str:

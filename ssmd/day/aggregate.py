@@ -64,6 +64,8 @@ class TradingDay(Aggregate):
         self.phase = ""  # start or end, from the first time that it was begun
         self.round = 0  # times a phase was begun
         self.forced = False  # for ever
+        self.mode = "live"  # or replay: made from `source`, after the fact
+        self.source: dict[str, str] = {}
         self.step = ""  # under way, or the one that could not be done
         self.step_ns = 0
         self.done: dict[str, dict[str, Any]] = {}
@@ -99,6 +101,8 @@ class TradingDay(Aggregate):
                 aggregate.step = ""
                 if not self.kept:
                     aggregate.done = {}
+            if self.to == State.STARTING and "mode" in self.result:
+                aggregate.mode, aggregate.source = self.result["mode"], self.result["source"]
             if self.to == State.COMPLETE:
                 aggregate.record = str(self.result.get("record", ""))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from datetime import date
 from typing import Any
 
@@ -17,9 +18,10 @@ from journal.subjects import Stream
 from ssmd.day.aggregate import OPEN, State, TradingDay
 from ssmd.day.calendar import Calendar
 from ssmd.day.processes import TYPE
-from ssmd.day.record import read_record
+from ssmd.day.record import archived_streams, compare, read_record, streams_of
 from ssmd.day.register import Fact
 from ssmd.moments import rfc3339
+from ssmd.settings import IMPORT
 
 _MAX_WHY = 60  # characters of a reason in a table
 _MAX_PROCESSES = 500  # the newest ones of a day
@@ -65,39 +67,65 @@ def readable(row: dict[str, Any]) -> dict[str, Any]:
 async def whole(day: TradingDay, facts: list[Fact], calendar: Calendar, journal: JournalReader, storage: Storage) -> dict[str, Any]:
     """Everything about a day: its timeline, its processes, its archive and its record, which is checked."""
     when = date.fromisoformat(day.day)
-    stream = Stream(day.env, shard="0")
     recorded = await asyncio.to_thread(_record, storage, day.record) if day.record else None
-    archive = await asyncio.to_thread(_archive, storage, stream, to_int(when))
-    last = int(recorded["body"]["last"]) if recorded and "body" in recorded else 0
+    archive = await asyncio.to_thread(_archive, storage, day.env, to_int(when))
+    streams = streams_of(recorded["body"]) if recorded and "body" in recorded else []
+    if recorded and "body" in recorded:
+        recorded["objects"] = await compare(storage, day.env, when, streams)
     return {
-        "env": day.env, "date": day.day, "state": day.state, "since_ns": day.since_ns, "by": day.who, "why": day.why, "forced": day.forced,
-        "opens_ns": calendar.opens_ns(when), "over_ns": calendar.over_ns(when), "step": day.step,
+        "env": day.env, "date": day.day, "state": day.state, "mode": day.mode, "source": day.source, "since_ns": day.since_ns,
+        "by": day.who, "why": day.why, "forced": day.forced, "opens_ns": calendar.opens_ns(when), "over_ns": calendar.over_ns(when),
+        "step": day.step,
         "timeline": [{"position": f.position, "at_ns": f.at_ns, "what": f.what, "who": f.who, **f.detail} for f in facts],
         "processes": await _processes(journal, day.env, to_int(when)),
         "archive": archive,
         "record": recorded,
-        "late_entries": max(0, archive["last"] - last) if archive and last else 0,
+        "late_entries": _late(archive, streams) if streams else 0,
     }  # fmt: skip
+
+
+def _late(archive: list[dict[str, Any]], recorded: list[dict[str, Any]]) -> int:
+    """Entries that were archived after the record was written."""
+    known = {r["stream"]: r["entries"] for r in recorded}
+    return sum(max(0, a["entries"] - known.get(a["stream"], 0)) for a in archive if a["stream"] in known or not _imported(a["stream"]))
+
+
+def _imported(stream: str) -> bool:
+    return Stream.parse(stream).shard == IMPORT
 
 
 def summary(document: dict[str, Any]) -> dict[str, Any]:
     """The day without its parts, for people."""
-    archive, record = document["archive"] or {}, document["record"] or {}
-    gaps = archive.get("gaps", [])
+    archive, record = document["archive"], document["record"] or {}
+    gaps = [gap for a in archive for gap in a["gaps"]]
     reasons = {gap["reason"] for gap in gaps}
+    counts = Counter[str]()
+    for a in archive:
+        counts.update(a["counts"])
     return {
-        **{name: document[name] for name in ("env", "date", "state", "by", "why", "forced")},
+        **{name: document[name] for name in ("env", "date", "state", "mode", "by", "why", "forced")},
+        **({"source": ", ".join(document["source"].values())} if document["source"] else {}),
         "since": rfc3339(document["since_ns"]),
         "opens": rfc3339(document["opens_ns"]),
         "over": rfc3339(document["over_ns"]),
         "step": document["step"],
-        "entries": ", ".join(f"{count:,} {kind}" for kind, count in archive.get("counts", {}).items()),
+        "shards": ", ".join(f"{Stream.parse(a['stream']).shard} ({a['entries']:,} entries)" for a in archive),
+        "entries": ", ".join(f"{count:,} {kind}" for kind, count in counts.items()),
         "gaps": f"{len(gaps)}: {', '.join(sorted(reasons))}" if gaps else "0",
-        "archive": f"{archive['objects']} objects, {archive['object_bytes']:,} bytes in {archive['folder']}" if archive else "",
+        "archive": "; ".join(f"{a['objects']} objects, {a['object_bytes']:,} bytes in {a['folder']}" for a in archive),
         "record": record.get("key", ""),
+        "objects of record": _shown(record["objects"]) if "objects" in record else record.get("error", ""),
         "digests compared": record.get("body", {}).get("digests_compared", ""),
         "late entries": document["late_entries"],
     }
+
+
+def _shown(objects: dict[str, Any]) -> str:
+    """What became of what the record names."""
+    parts = [f"{objects['unchanged']} unchanged"] if objects["unchanged"] else []
+    parts += [f"{len(objects['grown'])} replaced by larger ones with the same entries and late ones"] if objects["grown"] else []
+    parts += [f"CHANGED: {'; '.join(objects['changed'])}"] if objects["changed"] else []
+    return ", ".join(parts)
 
 
 def timeline(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -137,18 +165,27 @@ async def _processes(journal: JournalReader, env: str, day: int) -> list[dict[st
     return found
 
 
-def _archive(storage: Storage, stream: Stream, day: int) -> dict[str, Any] | None:
-    found = find_manifest(storage, stream, day)
-    if not found:
-        return None
-    folder, manifest = found
-    segments = manifest.of_stream(stream.name)
-    return {
-        "folder": folder, "status": manifest.status, "entries": sum(s.entries for s in segments), "counts": manifest.counts,
-        "first": segments[0].first, "last": segments[-1].last, "objects": sum(len(s.objects) for s in segments),
-        "object_bytes": manifest.object_bytes, "gaps": msgspec.to_builtins(manifest.gaps),
-        "snapshots": msgspec.to_builtins(manifest.snapshots),
-    }  # fmt: skip
+def _archive(storage: Storage, env: str, day: int) -> list[dict[str, Any]]:
+    """What is archived of the day, a market stream each."""
+    rows = []
+    for stream in archived_streams(storage, env, day):
+        found = find_manifest(storage, stream, day)
+        if not found:
+            continue
+        folder, manifest = found
+        segments = manifest.of_stream(stream.name)
+        counts = Counter[str]()
+        for segment in segments:
+            counts.update(segment.counts)
+        objects = [o for s in segments for o in s.objects]
+        rows.append({
+            "stream": stream.name, "folder": folder, "status": manifest.status, "entries": sum(s.entries for s in segments),
+            "counts": dict(counts), "first": segments[0].first, "last": segments[-1].last, "objects": len(objects),
+            "object_bytes": sum(o.bytes for o in objects),
+            "gaps": [msgspec.to_builtins(g) for g in manifest.gaps if g.position.rpartition(":")[0] == stream.name],
+            "snapshots": [msgspec.to_builtins(s) for s in manifest.snapshots if s.closing.stream == stream.name],
+        })  # fmt: skip
+    return rows
 
 
 def _record(storage: Storage, key: str) -> dict[str, Any]:

@@ -6,14 +6,16 @@ import asyncio
 from collections.abc import Callable, Sequence
 from datetime import date
 
-from journal.archive import ArchiveReader, find_manifest, segments_of
+from journal.archive import find_manifest, segments_of
 from journal.day import to_int
-from journal.errors import BadObject, CallerError, CorruptionError, HoleInStream, NothingToVerify
+from journal.errors import CallerError
 from journal.protocols import StreamInfo
 from journal.subjects import Stream
-from ssmd.day.activity import Finding, Result, Step, Work
+from ssmd.day.activity import Result, Step, Work
+from ssmd.day.calendar import Calendar
+from ssmd.day.extent import Extent, as_result, bounds, captured_streams, of_results
 from ssmd.day.register import Register
-from ssmd.day.starting import Parts, bounds
+from ssmd.day.starting import Parts
 
 _POLL_S = 0.25
 
@@ -44,36 +46,45 @@ class _End:
         """No new frames of the day: the connector stops, or has gone on to another day."""
         if later := await self._later(work.day):
             return {"skipped": f"the connector goes on for {later}", "later": later}
-        stopped = await self._p.processes.stop("connector", "sim") if self._p.processes else []
+        stopped = await self._p.processes.stop(*self._p.names("connector"), "sim") if self._p.processes else []
         return {"stopped": ", ".join(stopped) or "nothing was running"}
 
     async def drain(self, work: Work) -> Result:
         """Everything of the day is folded, and its digests are journalled."""
         from ssmd.services.projector import Projector
 
+        streams = await captured_streams(self._p.journal, self._p.settings)
         if await self._handed_over(work):
-            await self._until(work, lambda: self._closed(work.day), "the day's closing checkpoints")
+            await self._until(work, lambda: self._closed(streams, work.day), "the day's closing checkpoints")
         else:
             if self._p.processes:
-                await self._p.processes.stop("projector")
-            if await self._info(self._p.stream):
-                projector = Projector(self._p.journal, self._p.storage, self._p.stream, self._p.clock)
-                await _beating(work, projector.catch_up(), lambda: f"folded to {projector.position}")
-        first, last = await bounds(self._p, work.day)
+                await self._p.processes.stop(*self._p.names("projector"))
+            for stream in streams:
+                if await self._info(stream):
+                    projector = Projector(self._p.journal, self._p.storage, stream, self._p.clock)
+                    await _beating(work, projector.catch_up(), lambda p=projector: f"{p.stream.name}: folded to {p.position}")  # type: ignore[misc]
+        found = [e for s in streams if (e := await self._bounds(s, work.day)).entries or s in self._p.streams]
         system = await self._info(self._system)
-        return {"first": first, "last": last, "entries": last - first + 1, "system": system.last if system else 0}
+        return {"entries": sum(e.entries for e in found), "streams": as_result(found), "system": system.last if system else 0}
+
+    async def _bounds(self, stream: Stream, day: date) -> Extent:
+        return await bounds(self._p.journal, Calendar(self._p.settings.environment.schedule), stream, day)
 
     async def _handed_over(self, work: Work) -> bool:
         """Whether the processes are another day's, and kept by this runner. Where they are nobody's, the work is done here."""
         return self._p.processes is not None and bool(await self._later(work.day))
 
-    async def _closed(self, day: date) -> bool:
+    async def _closed(self, streams: Sequence[Stream], day: date) -> bool:
+        """Whether each of them has gone on to another day, and every projection has closed this one."""
         from projections.registry import create
         from replay.ledger import Ledger
         from replay.source import JournalSource
 
-        ledger = await Ledger.read(JournalSource(self._p.journal), self._p.stream)
-        return to_int(day) in ledger.closed(create())
+        for stream in streams:
+            ledger = await Ledger.read(JournalSource(self._p.journal), stream)
+            if to_int(day) not in ledger.closed(create()) and (stream in self._p.streams or (await self._bounds(stream, day)).entries):
+                return False
+        return True
 
     async def flush(self, work: Work) -> Result:
         """Everything of the day is archived, and of the system stream up to its digests."""
@@ -81,9 +92,9 @@ class _End:
         from ssmd.services.archiver import Archiver
         from ssmd.software import software
 
-        settings, clock = self._p.settings, self._p.clock
+        settings, clock, extents = self._p.settings, self._p.clock, of_results(work.done)
         if await self._handed_over(work):
-            wanted = {self._p.stream: int(work.done["drain"]["last"]), self._system: int(work.done["drain"]["system"])}
+            wanted = {e.stream: e.last for e in extents if e.entries} | {self._system: int(work.done["drain"]["system"])}
             await self._until(work, lambda: self._archived(wanted), "the archiver")
         else:
             if self._p.processes:
@@ -92,8 +103,11 @@ class _End:
             async with held(lock, clock, waiting=lambda: work.beat("another archiver or an import is at work")):
                 archiver = Archiver(self._p.journal, self._p.storage, settings.env, clock, software=software())
                 await _beating(work, archiver.catch_up(), lambda: f"{sum(s.object_bytes for s in archiver.status())} bytes")
-        manifest = await asyncio.to_thread(find_manifest, self._p.storage, self._p.stream, to_int(work.day))
-        return {"objects": sum(len(s.objects) for s in manifest[1].of_stream(self._p.stream.name))} if manifest else {"objects": 0}
+        objects = 0
+        for found in extents:
+            manifest = await asyncio.to_thread(find_manifest, self._p.storage, found.stream, to_int(work.day))
+            objects += sum(len(s.objects) for s in manifest[1].of_stream(found.stream.name)) if manifest else 0
+        return {"objects": objects}
 
     async def _archived(self, wanted: dict[Stream, int]) -> bool:
         for stream, last in wanted.items():
@@ -103,48 +117,9 @@ class _End:
         return True
 
     async def verify(self, work: Work) -> Result:
-        """What is archived is what was journalled, object for object, and folds to the digests of the live run. Raises `Finding`."""
-        if work.forced:
-            return {"skipped": f"forced by {work.who}", "verified": False}
-        first, last = int(work.done["drain"]["first"]), int(work.done["drain"]["last"])
-        if last < first:
-            return {"verified": True, "entries": 0, "digests": 0}
-        try:
-            return await self._verify(work, first, last)
-        except (BadObject, HoleInStream) as error:
-            raise Finding([str(error)]) from error
+        from ssmd.day.verifying import verify_day
 
-    async def _verify(self, work: Work, first: int, last: int) -> Result:
-        from projections.registry import create
-        from replay.engine import replay
-        from replay.source import ArchiveSource
-
-        stream, storage, day = self._p.stream, self._p.storage, to_int(work.day)
-        segments = await asyncio.to_thread(segments_of, storage, stream, day)
-        archived = [(s.ref.first, s.ref.last, s.ref.entries) for s in segments]
-        findings = counted(stream, archived, first, last)
-        source = ArchiveSource(ArchiveReader(storage, self._p.settings.env, self._p.clock))
-        try:
-            result = await replay(
-                source, create(), day=day, stream=stream, clock=self._p.clock, storage=storage, verify=True,
-                on_block=lambda block: work.beat(f"folded {len(block)} more"),
-            )  # fmt: skip
-        except NothingToVerify as error:
-            raise Finding([*findings, str(error)]) from error
-        verified = result.verify
-        if verified is None:
-            raise CorruptionError("a verification without a result")  # replay promises one
-        findings += verified.differences
-        if not findings and result.entries < last - first + 1:
-            findings.append(f"the archive of {work.day} folds {result.entries} entries, the journal has {last - first + 1}")
-        for other in await self._p.journal.streams(self._p.settings.env):
-            if not other.is_market:
-                work.beat(other.name)
-                await asyncio.to_thread(segments_of, storage, other)  # raises HoleInStream
-                await ArchiveReader(storage, self._p.settings.env).prove(other, day)
-        if findings:
-            raise Finding(findings)
-        return {"verified": True, "entries": result.entries, "digests": verified.compared, "states": result.digests}
+        return await verify_day(self._p, work)
 
     async def record(self, work: Work) -> Result:
         from ssmd.day.record import write_record
@@ -165,20 +140,6 @@ class _End:
                 seen = system.last
                 work.beat(f"waiting for {what}")
             await self._p.clock.sleep(_POLL_S)
-
-
-def counted(stream: Stream, archived: Sequence[tuple[int, int, int]], first: int, last: int) -> list[str]:
-    """What is wrong with segments (first, last, entries) that should hold each of `first` to `last`, once. More at the end is late."""
-    findings, following = [], first
-    for start, end, entries in archived:
-        if start != following:
-            findings.append(f"{stream.name}: the archive goes on at {start}, and should at {following}")
-        if entries != end - start + 1:
-            findings.append(f"{stream.name}: the manifest counts {entries} entries from {start} to {end}, the journal {end - start + 1}")
-        following = end + 1
-    if following <= last:
-        findings.append(f"{stream.name}: the archive of the day ends at {following - 1}, the journal's at {last}")
-    return findings
 
 
 async def _beating(work: Work, doing: object, text: Callable[[], str]) -> None:

@@ -12,11 +12,12 @@ from contextlib import suppress
 
 from journal.clock import Clock
 from journal.entry import Entry, Event, canonical_json
-from journal.errors import CallerError, SsmdError, StoreError, VenueUnavailable
+from journal.errors import SsmdError, StoreError, VenueUnavailable
 from journal.protocols import Journal
 from journal.subjects import Stream
 from ssmd.day.activity import Result
 from ssmd.day.calendar import Calendar
+from ssmd.day.starting import process_of
 from ssmd.local_run import Venue, free_port, recording_option
 from ssmd.services.supervisor import Supervisor
 from ssmd.settings import Settings
@@ -56,14 +57,15 @@ class ChildProcesses:
         return bool(child and not child.stopping and child.process and child.process.returncode is None)
 
     async def ensure(self, name: str) -> Result:
-        """Running when it returns; its pid. The connector brings the simulated venue with it."""
+        """Running when it returns; its pid. A connector brings the simulated venue with it."""
         children = self.supervisor.children
         kept = name in children and not children[name].stopping  # one that crashed just now is started again by its supervisor
         if not kept:
-            if name == "connector":
+            kind, shard = process_of(name)
+            if kind == "connector":
                 await self._ensure_venue()
-            arguments = ["run", name, *self._connect] if name == "connector" else ["run", name]
-            await self.supervisor.start(name, arguments)
+            of_shard = ["--shard", shard] if shard != "0" else []
+            await self.supervisor.start(name, ["run", kind, *of_shard, *(self._connect if kind == "connector" else ())])
         process = children[name].process
         return {"pid": process.pid if process else 0, "already_ran": kept}
 
@@ -97,8 +99,9 @@ class ChildProcesses:
         return stopped
 
     async def close(self) -> None:
-        """Stop everything, the connector first."""
-        await self.stop("connector", "sim", "projector", "archiver")
+        """Stop everything, the connectors first."""
+        order = ["connector", "sim", "projector", "archiver"]
+        await self.stop(*sorted(self.supervisor.children, key=lambda name: order.index(process_of(name)[0])))
         with suppress(TimeoutError):
             async with asyncio.timeout(_FLUSH_S):
                 await self._happened.join()
@@ -141,10 +144,6 @@ def venue_of(settings: Settings, clock: Clock, *, recording: str | None = None, 
     today = Calendar(settings.environment.schedule).today(clock.wall_ns())
     feed, _ = venues.feed_in_force(settings, settings.feed, today)
     venues.adapter_of(feed.venue)
-    if unknown := [s for s in settings.environment.shards if s != "0"]:
-        raise CallerError(
-            f"`ssmd day` runs shard 0 only; start {', '.join(unknown)} with `ssmd run connector --shard NAME` and its projector"
-        )
     if settings.environment.venue.type == "live" and recording is None:
         venues.access(settings, settings.feed, today)  # what is wrong with a key is better said before anything starts
         return Venue(None)

@@ -154,7 +154,8 @@ class Runner:
         """The processes of days that are ACTIVE; days that had an error are left to an operator."""
         for day, state in sorted(self._states.items()):
             if state is State.ACTIVE and self._parts.processes:
-                found = {name: await self._parts.processes.ensure(name) for name in ("archiver", "projector", "connector")}
+                names = ("archiver", *self._parts.names("projector"), *self._parts.names("connector"))
+                found = {name: await self._parts.processes.ensure(name) for name in names}
                 if not all(f["already_ran"] for f in found.values()):
                     await self._note(day, "resumed", {"pids": {name: f["pid"] for name, f in found.items()}})
                     self._tell(f"{day} is ACTIVE: its processes run again")

@@ -6,17 +6,16 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import date
 
 import msgspec
 
 from journal.clock import Clock
-from journal.day import to_int
 from journal.entry import Control, Lifecycle
-from journal.errors import CallerError, StorageError, StoreError, VenueUnavailable
+from journal.errors import CallerError, StorageError, VenueUnavailable
 from journal.protocols import Journal, Storage
 from journal.subjects import Stream
 from ssmd.day.activity import Processes, Result, Step, Work
+from ssmd.day.extent import shards_of
 from ssmd.settings import Settings
 
 _FIRST_FRAME_S = 30.0
@@ -35,9 +34,24 @@ class Parts:
     processes: Processes | None  # None: no process of the day is ours, so none can be started
 
     @property
-    def stream(self) -> Stream:
-        """The market stream of the day: shard 0."""
-        return Stream(self.settings.env, shard="0")
+    def streams(self) -> list[Stream]:
+        """The market streams of a day that is captured: one for each shard."""
+        return [Stream(self.settings.env, shard=shard) for shard in shards_of(self.settings)]
+
+    def names(self, kind: str) -> list[str]:
+        """The processes of this kind: one for each shard."""
+        return [process_name(kind, shard) for shard in shards_of(self.settings)]
+
+
+def process_name(kind: str, shard: str) -> str:
+    """``connector`` and ``projector`` of shard 0, ``connector-NAME`` of another."""
+    return kind if shard == "0" else f"{kind}-{shard}"
+
+
+def process_of(name: str) -> tuple[str, str]:
+    """The kind and shard of a process."""
+    kind, _, shard = name.partition("-")
+    return kind, shard or "0"
 
 
 def plan_start(parts: Parts) -> Sequence[Step]:
@@ -96,7 +110,7 @@ class _Start:
     async def storage(self, work: Work) -> Result:
         """The journal takes appends (it has just taken one) and the storage keeps what it is given."""
         storage, env = self._p.storage, self._p.settings.env
-        info = await self._p.journal.info(self._p.stream)
+        last = {s.name: info.last if (info := await self._p.journal.info(s)) else 0 for s in self._p.streams}
 
         def probe() -> None:
             if not storage.exists():
@@ -108,12 +122,12 @@ class _Start:
             storage.delete(key)
 
         await asyncio.to_thread(probe)
-        return {"journal": self._p.stream.name, "last": info.last if info else 0, "storage": self._p.settings.storage}
+        return {"journal": ", ".join(f"{name} to {at}" for name, at in last.items()), "storage": self._p.settings.storage}
 
     async def connector(self, work: Work) -> Result:
         del work
-        info = await self._p.journal.info(self._p.stream)
-        return {**await self._ensure("connector"), "after": info.last if info else 0}
+        after = {s.shard: info.last if (info := await self._p.journal.info(s)) else 0 for s in self._p.streams}
+        return {**await self._ensure(*self._p.names("connector")), "after": after}
 
     async def archiver(self, work: Work) -> Result:
         del work
@@ -121,10 +135,16 @@ class _Start:
 
     async def projector(self, work: Work) -> Result:
         del work
-        return await self._ensure("projector")
+        return await self._ensure(*self._p.names("projector"))
 
-    async def _ensure(self, name: str) -> Result:
-        return await self._processes().ensure(name)
+    async def _ensure(self, *names: str) -> Result:
+        """All of them run; of one shard its pid, and which of them ran already."""
+        found = {name: await self._processes().ensure(name) for name in names}
+        pids = {name: one["pid"] for name, one in found.items()}
+        return {
+            "pid": ", ".join(map(str, pids.values())), "pids": pids,
+            "already_ran": ", ".join(name for name, one in found.items() if one["already_ran"]),
+        }  # fmt: skip
 
     def _processes(self) -> Processes:
         if self._p.processes is None:
@@ -132,33 +152,43 @@ class _Start:
         return self._p.processes
 
     async def health(self, work: Work) -> Result:
-        """The first frame since the connector was started; or silence that is to be expected.
+        """The first frame of each shard since its connector was started; or silence that is to be expected.
 
         That is: a connection that was open before and is, or one of a venue that has no market for us. Raises `VenueUnavailable` otherwise.
         """
         done = work.done.get("connector", {})
-        return await self._first_frame(work, int(done.get("after", 0)), again=bool(done.get("already_ran")))
+        after, again = done.get("after", {}), str(done.get("already_ran", "")).split(", ")
+        looks = [
+            self._first_frame(work, s, int(after.get(s.shard, 0)), again=process_name("connector", s.shard) in again)
+            for s in self._p.streams
+        ]
+        found: dict[str, Result] = {}
+        for stream, one in zip(self._p.streams, await asyncio.gather(*looks, return_exceptions=True), strict=True):
+            if isinstance(one, BaseException):
+                raise one
+            found[stream.shard] = one
+        return next(iter(found.values())) if len(found) == 1 else {"shards": found}
 
-    async def _first_frame(self, work: Work, after: int, *, again: bool) -> Result:
-        seen = _Seen()
+    async def _first_frame(self, work: Work, stream: Stream, after: int, *, again: bool) -> Result:
+        seen, name = _Seen(), process_name("connector", stream.shard)
         try:
             async with asyncio.timeout(_FIRST_FRAME_S):
-                runs = self._p.journal.read(self._p.stream, start=after + 1, follow=True)
+                runs = self._p.journal.read(stream, start=after + 1, follow=True)
                 async with aclosing(runs) as records:  # type: ignore[type-var]
                     async for some in records:
                         for number, entry in some:
                             seen.take(entry.body)
                             if entry.raw:
-                                return {"first_frame": f"{self._p.stream.name}:{number}", "symbols": seen.symbols}
+                                return {"first_frame": f"{stream.name}:{number}", "symbols": seen.symbols}
                         work.beat(f"{seen.symbols} symbols, no frame yet")
         except TimeoutError:
             pass
-        if again and self._p.processes and self._p.processes.running("connector"):
+        if again and self._p.processes and self._p.processes.running(name):
             return {"silence": f"no frame within {_FIRST_FRAME_S:g} s; the connection is open"}
         if seen.opened and not seen.symbols:
             return {"silence": "the connection is open, and the venue has no market for us"}
         what = "the connection is open, but silent" if seen.opened else "no connection was opened"
-        raise VenueUnavailable(f"no frame within {_FIRST_FRAME_S:g} s: {what}; see the connector's log in the data directory")
+        raise VenueUnavailable(f"no frame within {_FIRST_FRAME_S:g} s: {what}; see logs/{name}.log in the data directory")
 
 
 class _Beats:
@@ -188,26 +218,3 @@ class _Seen:
             self.opened = self.opened or msgspec.json.decode(body.detail or "{}").get("kind") == "connection"
         elif isinstance(body, Lifecycle):
             self.symbols += 1
-
-
-async def bounds(parts: Parts, day: date) -> tuple[int, int]:
-    """First and last sequence of `day` in the market stream, by effective time; last is first - 1 when it has none.
-
-    The stream has one leased writer, so its effective times ascend and the day's entries are contiguous.
-    """
-    from datetime import timedelta
-
-    from ssmd.day.calendar import Calendar
-
-    calendar = Calendar(parts.settings.environment.schedule)
-    info = await parts.journal.info(parts.stream)
-    if info is None:
-        return 1, 0
-    first = await parts.journal.seek(parts.stream, calendar.opens_ns(day) - 1)
-    last = await parts.journal.seek(parts.stream, calendar.opens_ns(day + timedelta(days=1)) - 1) - 1
-    if first <= last:
-        for sequence in (first, last):
-            async for records in parts.journal.read(parts.stream, start=sequence, end=sequence):
-                if records[0].entry.day != to_int(day):
-                    raise StoreError(f"{parts.stream.name}:{sequence} is of day {records[0].entry.day}, and its time of {day}")
-    return first, last

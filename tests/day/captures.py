@@ -18,7 +18,7 @@ from journal.subjects import Stream
 from ssmd.day.activity import Result
 from ssmd.day.calendar import Calendar
 from ssmd.day.register import Register
-from ssmd.day.starting import Parts
+from ssmd.day.starting import Parts, process_of
 from ssmd.metadata.environment import Environment, Schedule
 from ssmd.services.archiver import Archiver
 from ssmd.services.connector import Connector
@@ -57,17 +57,18 @@ class InProcess:
             return {"pid": 1, "already_ran": ran}
         c, clock = self._c, self._c.clock
         service: Connector | Archiver | Projector
-        if name == "connector":
+        kind, shard = process_of(name)
+        if kind == "connector":
             service = Connector(
-                c.journal, STREAM, clock, random.SystemRandom(), feed="kalshi", days=c.calendar.rule,
+                c.journal, Stream("local", shard=shard), clock, random.SystemRandom(), feed="kalshi", days=c.calendar.rule,
                 session=Session(SessionConfig(self._sim.ws_url), clock, random.SystemRandom()),
                 adapters=lambda symbols, since_ns: KalshiAdapter(symbols, since_ns=since_ns),
                 markets=KalshiRest(self._sim.rest_url, clock, random.Random(4)), selection=Selection(everything=True),
             )  # fmt: skip
-        elif name == "archiver":
+        elif kind == "archiver":
             service = Archiver(c.journal, c.storage, "local", clock, flush_s=0.2)
         else:
-            service = Projector(c.journal, c.storage, STREAM, clock)
+            service = Projector(c.journal, c.storage, Stream("local", shard=shard), clock)
         self.services[name] = service
         self.tasks[name] = asyncio.create_task(service.run())
         return {"pid": 1, "already_ran": False}

@@ -18,11 +18,12 @@ from journal.entry import Entry
 from journal.errors import BadObject
 from ssmd.day.activity import Result, Step, Work
 from ssmd.day.aggregate import State, TradingDay
-from ssmd.day.documents import timeline, whole
+from ssmd.day.documents import summary, timeline, whole
 from ssmd.day.embedded import EmbeddedDriver
-from ssmd.day.ending import counted, plan_end
+from ssmd.day.ending import plan_end
 from ssmd.day.record import read_record
 from ssmd.day.register import facts
+from ssmd.day.verifying import counted
 from ssmd.keys.secret import Variables
 from ssmd.services.archiver import Archiver
 from tests.cli.schema import check
@@ -71,10 +72,16 @@ def test_a_day_is_verified_and_its_record_says_what_it_was(tmp_path: Path, days:
         assert (await ended(c)).state == "COMPLETE"
         document = await shown(c)
         body = document["record"]["body"]
-        assert (body["first"], body["last"], body["entries"]) == (1, 600 // days + 1, 600 // days + 1)
+        (stream,) = body["streams"]
+        assert (stream["first"], stream["last"], body["entries"]) == (1, 600 // days + 1, 600 // days + 1)
+        assert (body["mode"], document["mode"], document["record"]["objects"]) == (
+            "live",
+            "live",
+            {"unchanged": 1, "grown": [], "changed": []},
+        )
         assert (body["verified"], body["forced"], body["ended_by"]) == (True, False, "ana")
         assert body["digests_compared"] >= 5
-        assert body["states"].keys() == {"book", "coverage", "status", "ticker", "trades"}
+        assert stream["states"].keys() == {"book", "coverage", "status", "ticker", "trades"}
         assert document["record"]["signed"] is False
         assert document["late_entries"] == 0
         assert [r["what"] for r in timeline(document)][-1].startswith("ENDING → COMPLETE")
@@ -141,7 +148,7 @@ def test_force_skips_the_verification_and_says_so_for_ever(tmp_path: Path) -> No
         assert found.done["verify"] == {"skipped": "forced by ana", "verified": False}
         document = await shown(c)
         body = document["record"]["body"]
-        assert (body["forced"], body["verified"], body["states"]) == (True, False, {})
+        assert (body["forced"], body["verified"], body["streams"][0]["states"]) == (True, False, {})
         assert "(forced)" in " ".join(r["what"] for r in timeline(document))
 
     asyncio.run(run())
@@ -156,7 +163,10 @@ def test_what_comes_after_the_record_is_late(tmp_path: Path) -> None:
         await journalled(c, entries[200:])
         await Archiver(c.journal, c.storage, "local", c.clock).catch_up()
         document = await shown(c)
-        assert (document["late_entries"], document["record"]["body"]["last"]) == (len(entries) - 200, 200)
+        assert (document["late_entries"], document["record"]["body"]["streams"][0]["last"]) == (len(entries) - 200, 200)
+        assert document["record"]["objects"]["changed"] == []
+        assert len(document["record"]["objects"]["grown"]) == 1, "the open tail was replaced, and has the same entries besides"
+        assert "1 replaced by larger ones with the same entries and late ones" in summary(document)["objects of record"]
 
     asyncio.run(run())
 

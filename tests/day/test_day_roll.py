@@ -79,13 +79,14 @@ async def _check(c: Capture, first: date, second: date, sent: list[bytes]) -> No
     # The record is of exactly the first day.
     key = days[a].record
     body = read_record(c.storage.get(key), key)["body"]
+    (stream,) = body["streams"]
     everything = [(n, e.day) async for run in c.journal.read(STREAM) for n, e in run]
     of_first = [n for n, d in everything if d == to_int(first)]
-    assert (body["first"], body["last"], body["entries"], body["verified"]) == (of_first[0], of_first[-1], len(of_first), True)
+    assert (stream["first"], stream["last"], body["entries"], body["verified"]) == (of_first[0], of_first[-1], len(of_first), True)
     # What one day closes with is what the next opens with.
     source = ArchiveSource(ArchiveReader(c.storage, "local"))
     ledger = await Ledger.read(source, STREAM)
     for projection in create():
         opening = ledger.opening(projection, to_int(second))
         assert opening is not None
-        assert opening.digest.digest == body["states"][projection.name]
+        assert opening.digest.digest == stream["states"][projection.name]
