@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from journal.clock import Clock, pause
-from journal.errors import CallerError, JournalUnavailable, SsmdError
-from ssmd.day.activity import Step
+from journal.errors import CallerError, JournalUnavailable
+from ssmd.day.activity import Processes, Step
 from ssmd.day.aggregate import State, TradingDay
 from ssmd.day.calendar import Calendar
-from ssmd.day.embedded import EmbeddedDriver, Tell
+from ssmd.day.embedded import EmbeddedDriver
 from ssmd.day.ending import plan_end
+from ssmd.day.phase import Tell
 from ssmd.day.register import Register
 from ssmd.day.schedule import WHO, due
 from ssmd.day.starting import Parts, plan_start
+from ssmd.day.upkeep import Upkeep
 from ssmd.locks import capture_lock, held
 from ssmd.settings import Settings
 
@@ -86,7 +88,7 @@ class Runner:
             raise CallerError("a runner needs processes")
         self._offset_ns = self._clock.wall_ns() - self._clock.mono_ns()
         await self._look()
-        await self._resume()
+        await self._upkeep(processes).resume(self._states)
         while not self._stop.is_set():
             try:
                 jumped = self._jumped()
@@ -100,7 +102,7 @@ class Runner:
             except JournalUnavailable as error:
                 self._say(f"waiting: {error}")
             if processes.failed.done():
-                await self._fail(processes.failed.result())
+                await self._fail(processes)
             if not self._calendar.auto_roll and not self._open():
                 self._say("no day is open, and the schedule begins none by itself")
                 return
@@ -111,7 +113,7 @@ class Runner:
         await self._unless_stopped(self.carry_out(day))
         await self._look()
         if self._parts.processes and self._parts.processes.failed.done():
-            await self._fail(self._parts.processes.failed.result())
+            await self._fail(self._parts.processes)
         return self._states[day]
 
     async def carry_out(self, day: date) -> TradingDay:
@@ -150,29 +152,14 @@ class Runner:
                 task.cancel()
                 await asyncio.wait([task])
 
-    async def _resume(self) -> None:
-        """The processes of days that are ACTIVE; days that had an error are left to an operator."""
-        for day, state in sorted(self._states.items()):
-            if state is State.ACTIVE and self._parts.processes:
-                names = ("archiver", *self._parts.names("projector"), *self._parts.names("connector"))
-                found = {name: await self._parts.processes.ensure(name) for name in names}
-                if not all(f["already_ran"] for f in found.values()):
-                    await self._note(day, "resumed", {"pids": {name: f["pid"] for name, f in found.items()}})
-                    self._tell(f"{day} is ACTIVE: its processes run again")
-            elif state in {State.ERROR, State.FAILED} and day == max(self._states):
-                self._tell(f"{day} is {state.value}; see `ssmd day show`, and `ssmd day recover` to go on")
-
-    async def _fail(self, error: SsmdError) -> None:
+    async def _fail(self, processes: Processes) -> None:
         """A process cannot run: the days that need it have an error, and the runner ends."""
-        for day in self._open():
-            if self._states[day] in {State.STARTING, State.ACTIVE}:
-                with suppress(CallerError):
-                    await self._register.move(day, State.ERROR, who=self._who, why=str(error)[:2_000])
-                self._tell(f"{day} is ERROR")
+        error = processes.failed.result()
+        await self._upkeep(processes).fail(self._states, error)
         raise error
 
-    async def _note(self, day: date, what: str, detail: dict[str, object]) -> None:
-        await self._register.change(day, lambda d: d.note(what, self._clock.wall_ns(), self._who, detail), who=self._who)
+    def _upkeep(self, processes: Processes) -> Upkeep:
+        return Upkeep(self._register, processes, self._clock, self._who, self._tell)
 
     async def _look(self) -> None:
         """The states of all days, read again when something happened to one."""
