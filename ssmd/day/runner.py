@@ -88,7 +88,7 @@ class Runner:
             raise CallerError("a runner needs processes")
         self._offset_ns = self._clock.wall_ns() - self._clock.mono_ns()
         await self._look()
-        await self._upkeep(processes).resume(self._states)
+        await self._upkeep(processes).resume(self._states, self._parts.needed)
         while not self._stop.is_set():
             try:
                 jumped = self._jumped()

@@ -42,6 +42,11 @@ class Parts:
         """The processes of this kind: one for each shard."""
         return [process_name(kind, shard) for shard in shards_of(self.settings)]
 
+    @property
+    def needed(self) -> list[str]:
+        """The processes that a day needs as long as it is ACTIVE."""
+        return ["archiver", *self.names("projector"), *self.names("connector")]
+
 
 def process_name(kind: str, shard: str) -> str:
     """``connector`` and ``projector`` of shard 0, ``connector-NAME`` of another."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import date
 
@@ -26,11 +26,11 @@ class Upkeep:
         self._who = who
         self._tell = tell
 
-    async def resume(self, states: Mapping[date, State]) -> None:
-        """The processes of days that are ACTIVE; days that had an error are left to an operator. Raises `StoreError`."""
+    async def resume(self, states: Mapping[date, State], names: Sequence[str]) -> None:
+        """Processes `names` of days that are ACTIVE; days that had an error are left to an operator. Raises `StoreError`."""
         for day, state in sorted(states.items()):
             if state is State.ACTIVE:
-                found = {name: await self._processes.ensure(name) for name in ("archiver", "projector", "connector")}
+                found = {name: await self._processes.ensure(name) for name in names}
                 if not all(f["already_ran"] for f in found.values()):
                     await self._note(day, "resumed", {"pids": {name: f["pid"] for name, f in found.items()}})
                     self._tell(f"{day} is ACTIVE: its processes run again")
