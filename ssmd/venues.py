@@ -15,9 +15,8 @@ from exchanges.venues import VENUES, Venue, load
 from journal.clock import Clock
 from journal.errors import CallerError, KeyRefused
 from ssmd.keys.secret import Secret
-from ssmd.metadata.environment import Selector
 from ssmd.metadata.feed import Feed, FeedVersion, RateLimit
-from ssmd.metadata.selectors import PATTERN, chooses
+from ssmd.metadata.selectors import PATTERN, chooses, is_everything
 from ssmd.settings import Settings
 
 # Fields of the key with which a venue is entered.
@@ -140,10 +139,11 @@ def selection(settings: Settings, shard: str) -> Selection:
     if shard not in shards:
         raise CallerError(f"environment {settings.env} has no shard {shard!r}; it has {', '.join(shards)}")
     wanted, symbols = shards[shard].selector, settings.environment.symbols
-    if wanted == Selector():
-        return Selection(everything=True)
+    narrow: dict[str, Any] = {"statuses": frozenset(wanted.statuses), "min_volume": wanted.min_volume}
+    if is_everything(wanted):
+        return Selection(everything=True, **narrow)
     chosen = {symbol for symbol, known in symbols.items() if chooses(wanted, symbol, known)}
     chosen |= {symbol for symbol in wanted.symbols if not set(symbol) & PATTERN}
-    if not chosen and not wanted.series:
+    if not (chosen or wanted.series or wanted.categories or wanted.tags):
         raise CallerError(f"the selector of shard {shard} of environment {settings.env} matches none of its symbols")
-    return Selection(tuple(sorted(chosen)), wanted.series)
+    return Selection(tuple(sorted(chosen)), wanted.series, categories=wanted.categories, tags=wanted.tags, **narrow)

@@ -197,13 +197,29 @@ class Symbol(Model):
     category: str | None = Field(None, min_length=1, description="Such as crypto.")
 
 
+MarketStatus = Literal["pending", "active", "paused", "closed", "determined", "settled", "unknown"]
+
+
+def _power_of_ten(value: int) -> int:
+    if value and str(value).strip("0") != "1":
+        raise ValueError("a power of ten, such as 1000: of a market's volume only the number of its digits is known")
+    return value
+
+
 class Selector(Model):
-    """What is chosen: any of these. Empty chooses everything."""
+    """What is chosen: any of the first five. Empty chooses everything. The last two choose among these."""
 
     symbols: tuple[str, ...] = Field((), description="Symbols of `symbols:`, or patterns such as KXBTC*.")
     tiers: tuple[int, ...] = Field((), description="Symbols of these tiers.")
-    categories: tuple[str, ...] = Field((), description="Symbols of these categories.")
+    categories: tuple[str, ...] = Field((), description="Symbols and markets of these categories.")
     series: tuple[str, ...] = Field((), description="All markets of these series at the venue.")
+    tags: tuple[str, ...] = Field((), description="All markets whose series has one of these tags at the venue.")
+    statuses: tuple[MarketStatus, ...] = Field(
+        ("pending", "active", "paused", "unknown"), min_length=1, description="What a market is when its capture begins."
+    )
+    min_volume: Annotated[int, AfterValidator(_power_of_ten)] = Field(
+        0, ge=0, le=10**15, description="Contracts traded when its capture begins: a power of ten."
+    )
 
 
 class Resources(Model):

@@ -14,26 +14,29 @@ _SHOWN = 5  # of the symbols that are chosen twice
 
 
 def selector_problems(environment: Environment) -> Iterator[Problem]:
-    """Series are the venue's: whether one has markets cannot be known here."""
+    """Series and tags are the venue's, and so may categories be: whether there are markets of one cannot be known here."""
     for name, shard in environment.shards.items():
         if name == "import":
             yield Problem(("shards", name), "error", "shard import is where imported recordings go; choose another name")
         for part, text in _matches_nothing(shard.selector, environment.symbols):
             yield Problem(("shards", name, "selector", part), "error", text)
+        for text in _misspelt(shard.selector, environment.symbols):
+            yield Problem(("shards", name, "selector", "categories"), "warning", text)
     yield from _chosen_twice(environment)
 
 
 def chooses(selector: Selector, symbol: str, known: Symbol | None) -> bool:
-    """Whether `symbol`, of which `known` is declared, is in the shard of `selector`."""
-    if _is_everything(selector) or any(fnmatchcase(symbol, pattern) for pattern in selector.symbols):
+    """Whether `symbol`, of which `known` is declared, is in the shard of `selector`, as far as the environment's file tells."""
+    if is_everything(selector) or any(fnmatchcase(symbol, pattern) for pattern in selector.symbols):
         return True
     if symbol.partition("-")[0] in selector.series:
         return True
     return known is not None and (known.tier in selector.tiers or known.category in selector.categories)
 
 
-def _is_everything(selector: Selector) -> bool:
-    return not (selector.symbols or selector.tiers or selector.categories or selector.series)
+def is_everything(selector: Selector) -> bool:
+    """Whether nothing chooses; a status or a volume may still narrow it."""
+    return not (selector.symbols or selector.tiers or selector.categories or selector.series or selector.tags)
 
 
 def _matches_nothing(selector: Selector, symbols: dict[str, Symbol]) -> Iterator[tuple[str, str]]:
@@ -49,9 +52,14 @@ def _matches_nothing(selector: Selector, symbols: dict[str, Symbol]) -> Iterator
     for tier in selector.tiers:
         if tier not in (have := {s.tier for s in symbols.values() if s.tier is not None}):
             yield "tiers", f"no symbol under symbols: has tier {tier}; {_listed(sorted(map(str, have)))}"
+
+
+def _misspelt(selector: Selector, symbols: dict[str, Symbol]) -> Iterator[str]:
+    """A category that no symbol has may be the venue's own; one that is almost a symbol's is worth a word."""
+    kinds = {s.category for s in symbols.values() if s.category is not None}
     for category in selector.categories:
-        if category not in (kinds := {s.category for s in symbols.values() if s.category is not None}):
-            yield "categories", f"no symbol under symbols: has category {category!r}; {_listed(sorted(kinds))}"
+        if category not in kinds and (near := get_close_matches(category, kinds, n=3)):
+            yield f"no symbol under symbols: has category {category!r}, there are {', '.join(near)}; the venue may have markets of it"
 
 
 def _listed(known: list[str]) -> str:
@@ -61,18 +69,19 @@ def _listed(known: list[str]) -> str:
 def _chosen_twice(environment: Environment) -> Iterator[Problem]:
     shards = {name: shard.selector for name, shard in environment.shards.items()}
     if len(shards) > 1:
-        for name in (n for n, selector in shards.items() if _is_everything(selector)):
+        for name in (n for n, selector in shards.items() if is_everything(selector)):
             yield Problem(
                 ("shards", name, "selector"), "error", "chooses everything, and there are other shards: each symbol belongs to one"
             )
-    shards = {name: selector for name, selector in shards.items() if not _is_everything(selector)}
+    shards = {name: selector for name, selector in shards.items() if not is_everything(selector)}
     exact = {s for selector in shards.values() for s in selector.symbols if not PATTERN & set(s)}
     owners = {
         s: [n for n, x in shards.items() if chooses(x, s, environment.symbols.get(s))] for s in sorted({*environment.symbols, *exact})
     }
-    owners |= {
-        f"series {s}": [n for n, x in shards.items() if s in x.series] for s in sorted({s for x in shards.values() for s in x.series})
-    }
+    for what in ("series", "categories", "tags"):
+        wanted = {name: set(getattr(selector, what)) for name, selector in shards.items()}
+        kind = {"categories": "category", "tags": "tag"}.get(what, what)
+        owners |= {f"{kind} {s}": [n for n, of in wanted.items() if s in of] for s in sorted(set().union(*wanted.values()))}
     shared: dict[tuple[str, str], list[str]] = {}
     for what, names in owners.items():
         for other in names[1:]:

@@ -291,7 +291,9 @@ def one_edit(project: Path, file: Path, words: list[str]) -> None:
             assert i2 - i1 <= len(touched) + len(changed) + 1, (words, before, after)
             assert j2 - j1 <= len(new) + len(changed) + 1, (words, before, after)
     lost = comments(before) - comments(after)
-    inside = {c for n in touched for c in comments(old_lines[n])}
+    # A comment on its own line goes with what is around it.
+    alone = {n for n, line in enumerate(old_lines) if line.lstrip().startswith("#") and {n - 1, n + 1} <= touched}
+    inside = {c for n in touched | alone for c in comments(old_lines[n])}
     assert lost <= inside, (words, before, after)
 
 
