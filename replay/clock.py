@@ -10,6 +10,8 @@ import itertools
 class SimulatedClock:
     """Follows the effective time of what is replayed; a `journal.clock.Clock` for code that runs on the past."""
 
+    rate = 1.0
+
     def __init__(self, now_ns: int = 0) -> None:
         self._now_ns = now_ns
         self._sleepers: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap; one entry a sleeping task

@@ -174,10 +174,10 @@ def _duration(text: str) -> int:
 
 
 def _moment(text: str) -> int:
-    from journal.clock import WallClock
+    from ssmd.clock import machine_clock
     from ssmd.moments import parse_moment
 
-    return parse_moment(text, WallClock().wall_ns())
+    return parse_moment(text, machine_clock().wall_ns())
 
 
 def _position(text: str) -> Any:

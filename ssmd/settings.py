@@ -122,9 +122,9 @@ class Settings:
 
     def place(self) -> Place:
         """Where its keys are looked for."""
-        from journal.clock import WallClock
+        from ssmd.clock import machine_clock
 
-        return Place(self.project.environments.directory, self.variables, WallClock(), Path.home())
+        return Place(self.project.environments.directory, self.variables, machine_clock(), Path.home())
 
     @cached_property
     def resolver(self) -> Resolver:

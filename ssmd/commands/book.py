@@ -37,12 +37,12 @@ def book(*, symbol: str, as_of: int | None, shard: str | None, settings: Setting
 
 
 async def _run(settings: Settings, symbol: str, as_of: int | None, shard: str | None) -> dict[str, Any]:
-    from journal.clock import WallClock
     from journal.subjects import Stream
     from ssmd.books import document, find_book
+    from ssmd.clock import machine_clock
     from ssmd.wiring import SHARDS, day_rule, open_objects, open_source
 
-    clock = WallClock()
+    clock = machine_clock()
     as_of_ns = clock.wall_ns() if as_of is None else as_of
     streams = [Stream(settings.env, shard=s) for s in ([shard] if shard else SHARDS)]
     async with open_source(settings, clock) as source:

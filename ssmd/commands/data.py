@@ -44,13 +44,13 @@ def import_(*, feed: str, paths: tuple[Path, ...], settings: Settings, output: s
     PATH is a file (JSON lines, plain, gzip or zstd) or a folder of them; `{"recv_ms", "event"}` lines and raw lines of an ssmd archive are
     known. Everything is checked before anything is appended. Importing again adds nothing; an interrupted import goes on when run again.
     """
-    from journal.clock import WallClock
+    from ssmd.clock import machine_clock
     from ssmd.importing import import_recordings
 
     with render.progress() as meter:
         run = import_recordings(
             settings,
-            WallClock(),
+            machine_clock(),
             random.SystemRandom(),
             feed,
             paths=paths,

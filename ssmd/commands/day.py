@@ -111,13 +111,13 @@ def show(*, settings: Settings, output: str, date: str) -> None:
 @configured
 def schedule(*, settings: Settings, output: str, limit: int) -> None:
     """When days begin and end next, and whether by themselves."""
-    from journal.clock import WallClock
+    from ssmd.clock import machine_clock
     from ssmd import render
     from ssmd.day.calendar import Calendar
     from ssmd.day.schedule import upcoming
     from ssmd.moments import rfc3339
 
-    rows = upcoming(Calendar(settings.environment.schedule), WallClock().wall_ns(), limit)
+    rows = upcoming(Calendar(settings.environment.schedule), machine_clock().wall_ns(), limit)
     render.rows([{"at": rfc3339(r["at_ns"]), **r} for r in rows], output, title="schedule")
 
 

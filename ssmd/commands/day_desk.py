@@ -36,17 +36,17 @@ class Desk(NamedTuple):
 
 def chosen_day(settings: Settings, text: str | None) -> date | None:
     """The trading day that people mean. Raises `CallerError`."""
-    from journal.clock import WallClock
+    from ssmd.clock import machine_clock
     from journal.day import to_date
     from ssmd.moments import parse_date
     from ssmd.wiring import day_rule
 
-    return None if text is None else to_date(parse_date(text, day_rule(settings), WallClock().wall_ns()))
+    return None if text is None else to_date(parse_date(text, day_rule(settings), machine_clock().wall_ns()))
 
 
 @asynccontextmanager
 async def _desk(settings: Settings, why: str, *, take: bool) -> AsyncIterator[Desk]:
-    from journal.clock import WallClock
+    from ssmd.clock import machine_clock
     from ssmd.day.calendar import Calendar
     from ssmd.day.operations import Operator
     from ssmd.day.register import Register
@@ -54,7 +54,7 @@ async def _desk(settings: Settings, why: str, *, take: bool) -> AsyncIterator[De
     from ssmd.keys.change import whoami
     from ssmd.wiring import open_journal
 
-    clock = WallClock()
+    clock = machine_clock()
     calendar = Calendar(settings.environment.schedule)
 
     @asynccontextmanager

@@ -54,12 +54,12 @@ def demo(recording: str | None, seconds: float, *, settings: Settings, output: s
 
 
 async def _demo(settings: Settings, recording: str | None, seconds: float) -> int:
-    from journal.clock import WallClock
+    from ssmd.clock import machine_clock
     from ssmd.local_run import LocalRun, Venue, console, recording_option
     from ssmd.locks import capture_lock, held
     from ssmd.wiring import open_journal
 
-    clock, out = WallClock(), console()
+    clock, out = machine_clock(), console()
     simulate = ["--speed", _RECORDING_SPEED, *recording_option(recording)] if recording else _SYNTHETIC
     await _clear(settings.data_dir, clock)
     out.rule("1  capture")
@@ -105,12 +105,12 @@ async def _verify(settings: Settings, local: LocalRun, out: Console) -> ReplayRe
     from rich.table import Table
 
     from journal.archive import ArchiveReader
-    from journal.clock import WallClock
     from journal.day import iso
     from projections.registry import create
     from replay.engine import replay
     from replay.ledger import Ledger
     from replay.source import ArchiveSource
+    from ssmd.clock import machine_clock
     from ssmd.wiring import open_objects
 
     storage = open_objects(settings)
@@ -123,7 +123,7 @@ async def _verify(settings: Settings, local: LocalRun, out: Console) -> ReplayRe
     ledger = await Ledger.read(source, local.stream)
     result = None
     for day in days:
-        result = await replay(source, create(), day=day, stream=local.stream, clock=WallClock(), storage=storage, verify=True)
+        result = await replay(source, create(), day=day, stream=local.stream, clock=machine_clock(), storage=storage, verify=True)
         live = {d.projection: d for d in ledger.digests if d.day == day}
         table = Table(title=f"{iso(day)}: {result.entries:,} entries, {result.symbols} symbols, {result.entries_per_s:,.0f} entries/s")
         for column in ("projection", "live digest", "replayed digest", ""):

@@ -22,10 +22,10 @@ def doctor(ctx: click.Context, *, monitor: str, settings: Settings, output: str)
 
     Exit code: 0 all holds, 1 findings, 2 a check could not be made.
     """
-    from journal.clock import WallClock
     from ssmd.checks import examine
+    from ssmd.clock import machine_clock
 
-    checks = asyncio.run(examine(settings, WallClock(), monitor))
+    checks = asyncio.run(examine(settings, machine_clock(), monitor))
     render.rows([check._asdict() for check in checks], output)
     found = {check.status for check in checks}
     ctx.exit(2 if "failed" in found else 1 if "finding" in found else 0)

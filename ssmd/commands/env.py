@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from journal.clock import WallClock
 from journal.errors import CallerError, NotFound, SsmdError
+from ssmd.clock import machine_clock
 from ssmd.commands.env_apply import apply
 from ssmd.commands.env_teardown import teardown
 from ssmd.commands.fields import Given, fields, settable, unsettable
@@ -90,7 +90,7 @@ def _journalled(ctx: click.Context, name: str, project: Project, day: date) -> d
     async def ask() -> Any:
         settings = settings_of(ctx, project, name)
         next_ns = day_rule(settings).opens_ns(min(day, date.max - timedelta(days=2)) + timedelta(days=1))
-        async with open_source(settings, WallClock()) as source:
+        async with open_source(settings, machine_clock()) as source:
             return await configuration_in_force(source, name, next_ns - 1)
 
     try:

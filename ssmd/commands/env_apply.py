@@ -36,13 +36,13 @@ def apply(ctx: click.Context, *, dry_run: bool, yes: bool, settings: Settings, o
 async def _apply(settings: Settings, output: str, *, dry_run: bool, yes: bool) -> int:
     from contextlib import AsyncExitStack
 
-    from journal.clock import WallClock
     from journal.embedded import has_data
     from ssmd import apply
+    from ssmd.clock import machine_clock
     from ssmd.keys.change import whoami
     from ssmd.wiring import open_cache, open_journal, open_objects
 
-    clock, output = WallClock(), render.format_of(output)
+    clock, output = machine_clock(), render.format_of(output)
     apply.check(settings, clock)
     async with AsyncExitStack() as opened:
         cache = open_cache(settings)

@@ -39,9 +39,9 @@ def teardown(ctx: click.Context, *, date: str | None, dry_run: bool, yes: bool, 
 async def _teardown(settings: Settings, output: str, date: str | None, *, dry_run: bool, yes: bool) -> int:
     from contextlib import AsyncExitStack
 
-    from journal.clock import WallClock
     from journal.embedded import has_data
     from ssmd import teardown
+    from ssmd.clock import machine_clock
     from ssmd.keys.change import whoami
     from ssmd.moments import parse_date
     from ssmd.wiring import day_rule, open_cache, open_journal, open_objects
@@ -49,7 +49,7 @@ async def _teardown(settings: Settings, output: str, date: str | None, *, dry_ru
     if "env" not in settings.origins:
         raise click.UsageError(f"name the environment, although there is only one: ssmd env teardown {settings.env}")
     teardown.allow(settings)
-    clock, output = WallClock(), render.format_of(output)
+    clock, output = machine_clock(), render.format_of(output)
     day = parse_date(date, day_rule(settings), clock.wall_ns()) if date else None
     async with AsyncExitStack() as opened:
         cache = open_cache(settings)

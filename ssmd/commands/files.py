@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from journal.clock import WallClock
 from journal.day import DayRule, to_date
 from journal.errors import BadFile
 from ssmd import render
+from ssmd.clock import machine_clock
 from ssmd.metadata.edit import Edit
 from ssmd.metadata.project import Kind
 from ssmd.options import DATE, projected
@@ -22,7 +22,7 @@ as_of = click.option("--as-of", type=DATE, metavar="DATE", help="As it was, or w
 
 def today() -> date:
     """In UTC."""
-    return to_date(DayRule().day_of(WallClock().wall_ns()))
+    return to_date(DayRule().day_of(machine_clock().wall_ns()))
 
 
 def long_since() -> date:

@@ -9,12 +9,12 @@ from typing import TextIO
 
 import click
 
-from journal.clock import WallClock
 from journal.entry import Record
 from journal.errors import NotFound
 from journal.protocols import JournalReader
 from journal.subjects import Stream
 from ssmd import documents, moments, render, tailing
+from ssmd.clock import machine_clock
 from ssmd.commands.journal_query import query
 from ssmd.options import MOMENT, POSITION, configured, examples
 from ssmd.querying import Wanted
@@ -67,7 +67,7 @@ def tail(
     output = output or ("table" if sys.stdout.isatty() else "jsonl")
 
     async def run() -> None:
-        async with open_journal(settings, WallClock(), read_only=True) as opened:
+        async with open_journal(settings, machine_clock(), read_only=True) as opened:
             streams = await tailing.streams(opened, settings.env, subject, follow=follow, domain=bool(who))
             wanted = Wanted(subject=subject, symbols=frozenset(symbols), types=frozenset(types), who=who)
             span = tailing.Span(subject, since, until, limit, wanted or None)
@@ -112,7 +112,7 @@ def show(*, position: tuple[Stream, int], settings: Settings, output: str) -> No
     stream, sequence = position
 
     async def run() -> None:
-        async with open_journal(settings, WallClock(), read_only=True) as opened:
+        async with open_journal(settings, machine_clock(), read_only=True) as opened:
             info = await opened.info(stream)
             if info is None:
                 raise NotFound("stream", stream.name, [s.name for s in await opened.streams(stream.env)])
@@ -131,7 +131,7 @@ def streams(*, settings: Settings, output: str) -> None:
     """List the environment's streams with their bounds."""
 
     async def run() -> None:
-        async with open_journal(settings, WallClock(), read_only=True) as opened:
+        async with open_journal(settings, machine_clock(), read_only=True) as opened:
             rows = [await _stream(opened, stream) for stream in await opened.streams(settings.env)]
             render.rows(rows, output, title=f"streams of environment {settings.env}")
 

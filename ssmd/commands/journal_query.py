@@ -106,12 +106,12 @@ def _wanted(
     settings: Settings, *, streams: tuple[str, ...], subject: str, since: int | None, until: int | None, as_of: int | None,
     dates: tuple[str, ...], symbols: tuple[str, ...], types: tuple[str, ...], who: tuple[str, ...], correlations: tuple[str, ...],
 ) -> Wanted:  # fmt: skip
-    from journal.clock import WallClock
+    from ssmd.clock import machine_clock
     from ssmd.moments import parse_date
     from ssmd.querying import END_NS, Wanted
     from ssmd.wiring import day_rule
 
-    rule, now_ns = day_rule(settings), WallClock().wall_ns()
+    rule, now_ns = day_rule(settings), machine_clock().wall_ns()
     ends = [end for end in (until, as_of) if end is not None]
     return Wanted(
         streams, subject, since or 0, min(ends, default=END_NS), frozenset(parse_date(d, rule, now_ns) for d in dates), frozenset(symbols),
@@ -149,12 +149,12 @@ async def _copy(asked: _Asked) -> None:
 
 
 async def _found(asked: _Asked) -> AsyncGenerator[tuple[Stream, list[Record]], None]:
-    from journal.clock import WallClock
     from ssmd import querying
+    from ssmd.clock import machine_clock
     from ssmd.trail import open_trail
 
     left = asked.limit
-    async with open_trail(asked.settings, WallClock(), asked.origin) as trail:
+    async with open_trail(asked.settings, machine_clock(), asked.origin) as trail:
         streams = await querying.choose(trail, asked.wanted)
         async with aclosing(querying.matching(trail, streams, asked.wanted)) as found:
             async for stream, records in found:
@@ -164,12 +164,12 @@ async def _found(asked: _Asked) -> AsyncGenerator[tuple[Stream, list[Record]], N
 
 
 def _answer(asked: _Asked, sql: str, limit_entries: int, time_limit_s: float) -> None:
-    from journal.clock import WallClock
     from ssmd import answers
+    from ssmd.clock import machine_clock
     from ssmd.loading import SCHEMAS
     from ssmd.sql import Session
 
-    with Session(WallClock(), time_limit_s=time_limit_s) as session:
+    with Session(machine_clock(), time_limit_s=time_limit_s) as session:
         tables = session.ask(sql, SCHEMAS)
         if tables:
             asyncio.run(_load(asked, session, tables, limit_entries))
@@ -186,12 +186,12 @@ def _answer(asked: _Asked, sql: str, limit_entries: int, time_limit_s: float) ->
 
 
 async def _load(asked: _Asked, session: Session, tables: list[str], limit_entries: int) -> None:
-    from journal.clock import WallClock
     from ssmd import querying
+    from ssmd.clock import machine_clock
     from ssmd.loading import Load
     from ssmd.trail import open_trail
 
-    async with open_trail(asked.settings, WallClock(), asked.origin) as trail:
+    async with open_trail(asked.settings, machine_clock(), asked.origin) as trail:
         load = Load(trail, asked.wanted, limit_entries)
         await load.plan(await querying.choose(trail, asked.wanted), tables)
         what = f"{load.most:,} entries" if load.exact else f"what matches of {load.most:,} entries"

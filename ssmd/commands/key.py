@@ -111,10 +111,10 @@ def check(ctx: click.Context, *, textfile: Path | None, settings: Settings, outp
     """
     states, now_ns = _states(settings)
     if textfile:
-        from journal.clock import WallClock
+        from ssmd.clock import machine_clock
         from ssmd.metrics import write_textfile
 
-        write_textfile(textfile, settings.env, states, WallClock())
+        write_textfile(textfile, settings.env, states, machine_clock())
     _print(settings, states, now_ns, output)
     ctx.exit(_code(states))
 
@@ -155,13 +155,13 @@ def export(*, settings: Settings, output: str) -> None:
 @configured
 def audit(*, key: str, since: int | None, until: int | None, limit: int, settings: Settings, output: str) -> None:
     """Print what happened to the keys, oldest first, as the journal has it: when, who, what and why."""
-    from journal.clock import WallClock
+    from ssmd.clock import machine_clock
     from ssmd.keys.history import read_history
     from ssmd.keys.pending import Pending
     from ssmd.wiring import open_journal
 
     waiting = len(Pending(settings.project.environments.directory, settings.env).waiting())
-    clock = WallClock()
+    clock = machine_clock()
 
     async def run() -> None:
         async with open_journal(settings, clock, read_only=True) as journal:

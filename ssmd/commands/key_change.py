@@ -199,11 +199,11 @@ async def _carry_out(settings: Settings, change: Change, *, offline: bool, write
 
 
 def _sealing(given: Mapping[str, Any]) -> Sealing:
-    from journal.clock import WallClock
+    from ssmd.clock import machine_clock
     from ssmd.keys.certificate import load_certificate
     from ssmd.keys.store import Sealing
 
-    pem = load_certificate(given["cert"], WallClock()) if given["cert"] else b""
+    pem = load_certificate(given["cert"], machine_clock()) if given["cert"] else b""
     return Sealing(pem, given["namespace"], given["scope"])
 
 
@@ -352,12 +352,12 @@ def init(ctx: click.Context, *, settings: Settings, output: str, **given: Any) -
 
 def _identity(settings: Settings) -> None:
     """Make the identity, unless there is one, or a passphrase."""
-    from journal.clock import WallClock
+    from ssmd.clock import machine_clock
     from ssmd.keys.age import PASSPHRASE, create_identity, find_identity
 
     environ = settings.variables
     path = find_identity(environ, Path.home())
     if path.exists() or environ.get(PASSPHRASE):
         return
-    public = create_identity(path, WallClock())
+    public = create_identity(path, machine_clock())
     click.echo(f"ssmd: made your identity, {path}. Back it up: without it nobody opens what is encrypted to {public}", err=True)

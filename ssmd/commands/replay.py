@@ -67,16 +67,16 @@ async def _run(
 ) -> Any:  # fmt: skip
     from datetime import timedelta
 
-    from journal.clock import WallClock
     from journal.day import to_date
     from projections.registry import create
     from replay.engine import replay as fold
     from replay.pace import Max, Step, Times
+    from ssmd.clock import machine_clock
     from ssmd.configuration import in_force
     from ssmd.moments import parse_date
     from ssmd.wiring import choose_stream, day_rule, open_objects, open_source
 
-    clock = WallClock()
+    clock = machine_clock()
     rule = day_rule(settings)
     day = parse_date(date, rule, clock.wall_ns())
     async with open_source(settings, clock, origin) as source:

@@ -62,15 +62,15 @@ async def _connector(
     from exchanges.markets import Selection
     from exchanges.session import Session, SessionConfig
     from exchanges.venues import load
-    from journal.clock import WallClock
     from journal.day import to_date
     from journal.errors import JournalUnavailable
     from journal.subjects import Stream
     from ssmd import render, venues
+    from ssmd.clock import machine_clock
     from ssmd.services.connector import Connector
     from ssmd.wiring import day_rule, open_journal
 
-    clock, rng = WallClock(), random.SystemRandom()
+    clock, rng = machine_clock(), random.SystemRandom()
     days, name = day_rule(settings), feed or settings.feed
     today = to_date(days.day_of(clock.wall_ns()))
     venue = venues.access(settings, name, today, ws_url=ws_url, rest_url=rest_url, key_id=key_id, key_file=key_file)
@@ -123,13 +123,13 @@ def archiver(ctx: click.Context, *, settings: Settings, output: str) -> None:
 
 
 async def _archiver(settings: Settings) -> int:
-    from journal.clock import WallClock
+    from ssmd.clock import machine_clock
     from ssmd.locks import archiver_lock, held
     from ssmd.services.archiver import Archiver
     from ssmd.software import software
     from ssmd.wiring import open_journal, open_objects
 
-    clock = WallClock()
+    clock = machine_clock()
     wait = held(
         archiver_lock(settings.data_dir, settings.env), clock, waiting=lambda: _tell("another archiver or an import is at work; waiting")
     )
@@ -150,12 +150,12 @@ def projector(ctx: click.Context, *, shard: str, settings: Settings, output: str
 
 
 async def _projector(settings: Settings, shard: str) -> int:
-    from journal.clock import WallClock
     from journal.subjects import Stream
+    from ssmd.clock import machine_clock
     from ssmd.services.projector import Projector
     from ssmd.wiring import open_journal, open_objects
 
-    clock = WallClock()
+    clock = machine_clock()
     async with open_journal(settings, clock) as journal:
         projector = Projector(journal, open_objects(settings), Stream(settings.env, shard=shard), clock)
         return await _serve(projector.run(), lambda: projector.error or f"folding {projector.stream.name}", projector.stop)
@@ -190,15 +190,15 @@ async def _secmaster(settings: Settings, feed: str, shard: str, rest_url: str | 
     import random
 
     from exchanges.venues import load
-    from journal.clock import WallClock
     from journal.subjects import Stream
+    from ssmd.clock import machine_clock
     from ssmd.secmaster.access import open_definitions, open_ledger, parts_of
     from ssmd.secmaster.following import Follower
     from ssmd.secmaster.service import Schedule, SecmasterService
     from ssmd.secmaster.sync import Question, Sync
     from ssmd.wiring import open_journal, open_views
 
-    clock, source = WallClock(), None
+    clock, source = machine_clock(), None
     if rest_url or settings.environment.venue.type == "live":
         venue = open_definitions(settings, clock, feed=feed, rest_url=rest_url)
         source = (venue.source, Question(feed, venue.url))
@@ -216,7 +216,7 @@ async def _secmaster(settings: Settings, feed: str, shard: str, rest_url: str | 
 
 async def _serve(running: Coroutine[Any, Any, object], status: Callable[[], str], stop: Callable[[], object] | None = None) -> int:
     """Until it ends by itself or a signal stops it, telling what changes: 0, or 130 after an interrupt. Raises what ended it."""
-    from journal.clock import WallClock
+    from ssmd.clock import machine_clock
     from ssmd.services.supervisor import follow_parent
 
     follow_parent()
@@ -235,7 +235,7 @@ async def _serve(running: Coroutine[Any, Any, object], status: Callable[[], str]
     loop.add_signal_handler(signal.SIGTERM, stopped, 0)
     loop.add_signal_handler(signal.SIGINT, stopped, 130)
     told = ""
-    clock = WallClock()
+    clock = machine_clock()
     while not service.done():
         if (now := status()) != told:
             _tell(now)

@@ -35,12 +35,12 @@ for _command in (sync, import_):
 
 @asynccontextmanager
 async def _opened(settings: Settings, as_of_ns: int | None = None) -> AsyncIterator[Opened]:
-    from journal.clock import WallClock
+    from ssmd.clock import machine_clock
     from ssmd.secmaster.access import open_markets
 
     async with AsyncExitStack() as stack:
         with render.progress() as meter:
-            opened = await stack.enter_async_context(open_markets(settings, WallClock(), meter, as_of_ns=as_of_ns))
+            opened = await stack.enter_async_context(open_markets(settings, machine_clock(), meter, as_of_ns=as_of_ns))
         if not opened.view.place.sequence:
             click.echo(f"ssmd: {_NOTHING}", err=True)
         yield opened
@@ -71,10 +71,10 @@ def list_(
     output = output or ("table" if sys.stdout.isatty() else "json")
 
     async def run() -> None:
-        from journal.clock import WallClock
+        from ssmd.clock import machine_clock
         from ssmd.secmaster import documents, query
 
-        from_ns = WallClock().wall_ns() if as_of is None else as_of
+        from_ns = machine_clock().wall_ns() if as_of is None else as_of
         bounds = (from_ns, from_ns + expiring_within) if expiring_within else (0, 0)
         async with _opened(settings, as_of) as opened:
             wanted = query.Filter(category, series, event, status or "", *bounds)
@@ -156,14 +156,14 @@ def changes(*, since: int | None, symbol: str, follow: bool, limit: int | None, 
     output = output or ("table" if sys.stdout.isatty() else "jsonl")
 
     async def run() -> None:
-        from journal.clock import WallClock
+        from ssmd.clock import machine_clock
         from ssmd.secmaster import documents
         from ssmd.secmaster.access import open_history
         from ssmd.secmaster.past import changes_of
 
         lines = _Lines(output)
         async with AsyncExitStack() as stack:
-            history = await stack.enter_async_context(open_history(settings, WallClock()))
+            history = await stack.enter_async_context(open_history(settings, machine_clock()))
             found = changes_of(history, since_ns=since, symbol=symbol, follow=follow, limit=limit)
             async for records in await stack.enter_async_context(aclosing(found)):
                 lines.write([d for r in records if (d := documents.change(history.stream, r))])

@@ -65,12 +65,12 @@ async def _sync(
     import random
 
     from exchanges.venues import load
-    from journal.clock import WallClock
+    from ssmd.clock import machine_clock
     from journal.errors import VenueError
     from ssmd.secmaster.access import open_definitions, open_ledger
     from ssmd.secmaster.sync import Question, Sync
 
-    clock, feed = WallClock(), feed or settings.feed
+    clock, feed = machine_clock(), feed or settings.feed
     venue = open_definitions(settings, clock, feed=feed, rest_url=rest_url)
     async with open_ledger(settings, clock) as ledger:
         with render.progress() as meter:
@@ -134,7 +134,7 @@ def import_(*, file: str, dry_run: bool, settings: Settings, output: str) -> Non
     """
 
     async def run() -> None:
-        from journal.clock import WallClock
+        from ssmd.clock import machine_clock
         from ssmd.secmaster import export
         from ssmd.secmaster.access import open_ledger
         from ssmd.secmaster.importing import import_markets
@@ -143,7 +143,7 @@ def import_(*, file: str, dry_run: bool, settings: Settings, output: str) -> Non
         count = sum(1 for _ in export.read(path))
         document: dict[str, Any] = {"file": file, "markets": count, "changes": {}}
         if not dry_run:
-            clock = WallClock()
+            clock = machine_clock()
             async with open_ledger(settings, clock) as ledger:
                 with render.progress() as meter:
                     meter.stage("markets", count)

@@ -13,7 +13,8 @@ from typing import Any
 import click
 import msgspec
 
-from journal.clock import Clock, WallClock
+from journal.clock import Clock
+from ssmd.clock import machine_clock
 from ssmd.options import DURATION, configured, examples
 from ssmd.services.supervisor import follow_parent
 from ssmd.settings import Settings
@@ -114,7 +115,7 @@ def kalshi(  # noqa: PLR0917 - click passes options by name
         raise click.UsageError("--keep-times is about recordings; name one with --recording")
     if more and not recordings:
         raise click.UsageError(f"unexpected {str(more[0])!r}; recordings follow --recording")
-    clock = WallClock()
+    clock = machine_clock()
     feed: Feed = (
         RecordingFeed([*recordings, *more], keep_times=keep_times)
         if recordings

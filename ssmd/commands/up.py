@@ -51,9 +51,9 @@ def up(duration: int | None, *, settings: Any, output: str, **venue: Any) -> Non
     source = _venue(settings, venue)
 
     async def run() -> None:
-        from journal.clock import WallClock
+        from ssmd.clock import machine_clock
 
-        clock = WallClock()
+        clock = machine_clock()
         async with held(capture_lock(settings.data_dir), clock, waiting=None) as mine:
             if not mine:
                 raise CallerError(f"another `ssmd up` is capturing into {settings.data_dir}; stop it, or name another --data-dir")
@@ -85,14 +85,14 @@ def _venue(settings: Settings, options: dict[str, Any]) -> Venue:
     """What to capture: what the options say, else what the environment does. Raises `CallerError` where they contradict."""
     from datetime import date
 
-    from journal.clock import WallClock
     from journal.day import to_date
     from journal.errors import CallerError
     from ssmd import venues
+    from ssmd.clock import machine_clock
     from ssmd.local_run import Venue, recording_option
     from ssmd.wiring import day_rule
 
-    today: date = to_date(day_rule(settings).day_of(WallClock().wall_ns()))
+    today: date = to_date(day_rule(settings).day_of(machine_clock().wall_ns()))
     feed, _ = venues.feed_in_force(settings, settings.feed, today)
     venues.adapter_of(feed.venue)
     if unknown := [s for s in settings.environment.shards if s != "0"]:

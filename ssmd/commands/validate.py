@@ -59,13 +59,13 @@ def _environments(project: Project, chosen: Sequence[Path], env: str) -> Iterato
 
 
 def _asked(ctx: click.Context, project: Project, path: Path, *, keys: bool, reachable: bool) -> Iterator[Finding]:
-    from journal.clock import WallClock
+    from ssmd.clock import machine_clock
     from ssmd.metadata.problem import Finding
     from ssmd.reach import reach_problems
 
     settings = settings_of(ctx, project, path.stem)
     problems = list(_key_problems(settings)) if keys else []
-    problems += list(reach_problems(settings, WallClock())) if reachable else []
+    problems += list(reach_problems(settings, machine_clock())) if reachable else []
     for where, severity, text in problems:
         yield Finding(project.shown(path), 0, ".".join(map(str, where)), severity, text)
 

@@ -74,7 +74,7 @@ class Runner:
         self._stop = asyncio.Event()
         self._states: dict[date, State] = {}
         self._seen = -1  # last sequence of the days' stream that `_states` knows
-        self._offset_ns = 0
+        self._looked_ns = (0, 0)  # wall and monotonic, at the last tick
         self._told = ""
 
     def stop(self) -> None:
@@ -86,7 +86,7 @@ class Runner:
         processes = self._parts.processes
         if processes is None:
             raise CallerError("a runner needs processes")
-        self._offset_ns = self._clock.wall_ns() - self._clock.mono_ns()
+        self._looked_ns = self._clock.wall_ns(), self._clock.mono_ns()
         await self._look()
         await self._upkeep(processes).resume(self._states, self._parts.needed)
         while not self._stop.is_set():
@@ -178,9 +178,10 @@ class Runner:
 
     def _jumped(self) -> str:
         """By how much the wall clock has jumped since the last tick, for the reason of what it brings about."""
-        offset_ns = self._clock.wall_ns() - self._clock.mono_ns()
-        jump_s, self._offset_ns = (offset_ns - self._offset_ns) / 1e9, offset_ns
-        if abs(jump_s) < JUMP_S:
+        (last_ns, last_mono_ns), self._looked_ns = self._looked_ns, (self._clock.wall_ns(), self._clock.mono_ns())
+        wall_ns, mono_ns = self._looked_ns
+        jump_s = (wall_ns - last_ns - (mono_ns - last_mono_ns) * self._clock.rate) / 1e9
+        if abs(jump_s) < JUMP_S * self._clock.rate:
             return ""
         self._tell(f"the clock jumped by {jump_s:+.0f} s")
         return f"; the clock jumped by {jump_s:+.0f} s"

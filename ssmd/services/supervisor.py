@@ -17,11 +17,12 @@ from pathlib import Path
 from journal.clock import Clock
 from journal.embedded import PASSED
 from journal.errors import CallerError, SsmdError
+from ssmd.clock import VARIABLE
 
 _RESTART_FIRST_S, _RESTART_MOST_S = 0.2, 5.0
 _STOP_S = 20.0  # a connector flushes up to 64 MiB, a projector writes its snapshots
 _TAIL_BYTES = 4_000
-_KEYLESS = {*PASSED, "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "SSMD_PARENT", "SSMD_DEBUG"}
+_KEYLESS = {*PASSED, "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "SSMD_PARENT", "SSMD_DEBUG", VARIABLE}
 
 
 class ChildFailed(CallerError):

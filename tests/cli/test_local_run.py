@@ -21,6 +21,8 @@ from ssmd.locks import capture_lock
 class Hurried:
     """A clock whose sleeps are short."""
 
+    rate = 1.0
+
     def wall_ns(self) -> int:
         return 0
 

@@ -149,6 +149,8 @@ def test_two_inserts_of_the_same_events_conflict(memory: Backend, shared_server:
     """Byte-identical, by two recorders with one clock: only the nonce tells them apart."""
 
     class Stopped:
+        rate = 1.0
+
         def wall_ns(self) -> int:
             return 10**18
 

@@ -39,6 +39,8 @@ TEXTS = {
 class StandingClock:
     """Stands until it is moved."""
 
+    rate = 1.0
+
     now_ns: int = NOW_NS
 
     def wall_ns(self) -> int:

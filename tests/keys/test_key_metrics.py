@@ -22,6 +22,8 @@ KEY = Key(type="webhook", fields=("url",))
 
 @dataclass
 class HandClock:
+    rate = 1.0
+
     now_ns: int = 0
 
     def wall_ns(self) -> int:

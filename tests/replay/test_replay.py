@@ -370,6 +370,8 @@ def test_paces_give_every_entry_once_in_order_and_the_clock_follows() -> None:
 class _Slept:
     """A clock whose time passes by sleeping only."""
 
+    rate = 1.0
+
     def __init__(self) -> None:
         self.slept_s = 0.0
 

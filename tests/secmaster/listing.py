@@ -29,6 +29,8 @@ HOUR_NS = 3_600 * 10**9
 class SetClock:
     """A clock that stands still until it is told, and does not wait."""
 
+    rate = 1.0
+
     def __init__(self, ns: int = NOON_NS) -> None:
         self.ns = ns
 

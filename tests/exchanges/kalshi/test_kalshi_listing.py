@@ -36,6 +36,8 @@ MARKETS = 3_003  # 601 events in 13 series: four pages of events
 class Simulated:
     """The simulated venue's REST without sockets, a clock that is never waited for, and what was asked."""
 
+    rate = 1.0
+
     def __init__(self, *faults: RestFault, markets: int = MARKETS, changed: float = 0.0, most_bytes: int = 1 << 30) -> None:
         venue = Venue(Catalogue())
         venue.now_ms = START_MS

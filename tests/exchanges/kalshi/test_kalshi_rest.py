@@ -47,6 +47,8 @@ MARKET = {
 class Venue:
     """Scripted answers, and what was asked."""
 
+    rate = 1.0
+
     def __init__(self, *answers: Answer | Exception) -> None:
         self.answers = list(answers)
         self.asked: list[str] = []
