@@ -140,9 +140,10 @@ def _failed(error: Exception) -> int:
         error.show()
         return 2
     from journal.errors import SsmdError
+    from ssmd.render import harmless
 
     if isinstance(error, SsmdError):
-        click.echo(f"ssmd: {error}", err=True)
+        click.echo(harmless(f"ssmd: {error}"), err=True)  # it may repeat what a venue said
     elif isinstance(error, ExceptionGroup):
         return _failed(error.exceptions[0])
     elif isinstance(error, OSError):

@@ -104,6 +104,16 @@ def _cell(value: Any) -> str:
     return value if isinstance(value, str) else _json(value)
 
 
+def harmless(text: str) -> str:
+    """`text` in lines of a terminal, without power over it."""
+    return text.translate(_CONTROLS)
+
+
+def plain(text: str) -> str:
+    """`text` in one line of a terminal: what is not printable is shown and not obeyed."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 class _Line:
     """A file that keeps the last line written."""
 
@@ -137,7 +147,7 @@ def _table(values: Sequence[Mapping[str, Any]], title: str) -> None:
     for name, value in values[0].items():
         table.add_column(name, justify="right" if isinstance(value, int) else "left", overflow="fold")
     for value in values:
-        table.add_row(*(v if isinstance(v, Text) else Text(_cell(v).translate(_CONTROLS)) for v in value.values()))  # a Text has a colour
+        table.add_row(*(v if isinstance(v, Text) else Text(harmless(_cell(v))) for v in value.values()))  # a Text has a colour
     console.print(table)
 
 

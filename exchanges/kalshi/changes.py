@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from exchanges.kalshi.definitions import VENUE_STATUS, EventFacts, decode_object, stated
+from exchanges.kalshi.definitions import MAX_TEXT, VENUE_STATUS, EventFacts, decode_object, stated
 from exchanges.kalshi.numbers import PRICE_EXPONENT, SECOND_NS, SIZE_EXPONENT, BadFrame, instant_ns
 from journal.entry import Entry, Lifecycle
 from journal.market import Change, Market, Status, apply, compare
@@ -133,8 +133,9 @@ def _said(body: Lifecycle) -> tuple[dict[str, Any], list[str]]:
     detail = decode_object(body.detail.encode()) or {}
     more = detail.get("additional_metadata")
     fields, flaws = stated({**detail, **(more if isinstance(more, dict) else {})})
-    if "title" not in fields and isinstance(more, dict) and isinstance(more.get("name"), str):
-        fields["title"] = more["name"]
+    called = more.get("name") if isinstance(more, dict) else None
+    if "title" not in fields and isinstance(called, str):
+        fields["title"] = called[:MAX_TEXT]
     for name in (*_TIMES, "result"):
         if value := getattr(body, name):
             fields[name] = value

@@ -38,6 +38,8 @@ MAX_RAW_BYTES = 256 * 1024  # an object twice in one message of 1 MB; a combinat
 NEEDED = ("event_ticker", "market_type", "open_time", "close_time")  # of every era
 _NO_TIME = "0001-01-01"  # how the venue writes a time that was never set
 _NUMBER = re.compile(r"-?\d{1,40}(\.\d{1,40})?([eE][+-]?\d{1,4})?", re.ASCII)
+# Escapes, one after the other: a whole surrogate pair, half of one, any other.
+_ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
 _ANY = msgspec.json.Decoder(float_hook=str)  # a number with a point keeps the text the venue wrote
 
 
@@ -169,10 +171,18 @@ _FIELDS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
 def decode_object(raw: bytes | msgspec.Raw) -> dict[str, Any] | None:
     """A JSON object, None for anything else."""
     try:
-        found = _ANY.decode(raw)
+        try:
+            found = _ANY.decode(raw)
+        except ValueError:
+            found = _ANY.decode(mended(bytes(raw)))
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def mended(json: bytes) -> bytes:
+    """`json` with U+FFFD for what is no text: a title that is cut inside an emoji must not hide a market, nor the others of its page."""
+    return _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], json.decode(errors="replace").encode())
 
 
 def stated(record: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

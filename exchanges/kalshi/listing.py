@@ -22,6 +22,7 @@ from exchanges.kalshi.definitions import (
     EventFacts,
     SeriesFacts,
     decode_object,
+    mended,
     parse_definition,
     parse_event,
     parse_series,
@@ -215,7 +216,7 @@ async def _events(page: _Page, facts: Facts) -> tuple[Found, list[bytes], list[s
     names: list[str] = []
     for raw in rows(page.events, "/events"):
         try:
-            nested = _EVENT.decode(raw)
+            nested = _nested(raw)
             markets = [] if bytes(nested.markets) in {b"", b"null"} else rows(nested.markets, "/events")
         except (ValueError, RecursionError, VenueUnavailable):  # no object, or its markets are no list: the others still count
             nameless.append(_kept(raw))
@@ -227,6 +228,13 @@ async def _events(page: _Page, facts: Facts) -> tuple[Found, list[bytes], list[s
         for market in markets:
             _define(market, event, facts, found, nameless)
     return found, nameless, names
+
+
+def _nested(raw: msgspec.Raw) -> _Event:
+    try:
+        return _EVENT.decode(raw)
+    except ValueError:
+        return _EVENT.decode(mended(bytes(raw)))
 
 
 def _define(raw: msgspec.Raw, event: EventFacts | None, facts: Facts, found: Found, nameless: list[bytes]) -> None:
@@ -264,7 +272,10 @@ def _belongs(raw: msgspec.Raw) -> tuple[str, str]:
 
 def _decoded(body: bytes, path: str) -> _Page:
     try:
-        return _PAGE.decode(body)
+        try:
+            return _PAGE.decode(body)
+        except ValueError:
+            return _PAGE.decode(mended(body))
     except (ValueError, RecursionError) as error:
         raise VenueUnavailable(f"{path} answered with something that is not JSON, or no object ({error})") from error
 

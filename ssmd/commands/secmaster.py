@@ -68,7 +68,7 @@ def list_(
     settings: Settings, output: str,
 ) -> None:  # fmt: skip
     """List the markets of ENV by symbol, or by when they expire."""
-    output = output or ("table" if sys.stdout.isatty() else "json")
+    output = render.format_of(output)
 
     async def run() -> None:
         from ssmd.clock import machine_clock
@@ -103,7 +103,7 @@ def list_(
 @configured
 def show(*, symbol: str, as_of: int | None, history: bool, settings: Settings, output: str) -> None:
     """Show one market of ENV with every field."""
-    output = output or ("table" if sys.stdout.isatty() else "json")
+    output = render.format_of(output)
 
     async def run() -> None:
         from ssmd.secmaster import documents, query
@@ -129,7 +129,7 @@ def show(*, symbol: str, as_of: int | None, history: bool, settings: Settings, o
 @configured
 def search(*, query: str, limit: int, settings: Settings, output: str) -> None:
     """Find markets of ENV by the words of their symbol, title, series, category and rules, best first."""
-    output = output or ("table" if sys.stdout.isatty() else "json")
+    output = render.format_of(output)
 
     async def run() -> None:
         from ssmd.secmaster import documents

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,8 +64,8 @@ async def _sync(
     import random
 
     from exchanges.venues import load
-    from ssmd.clock import machine_clock
     from journal.errors import VenueError
+    from ssmd.clock import machine_clock
     from ssmd.secmaster.access import open_definitions, open_ledger
     from ssmd.secmaster.sync import Question, Sync
 
@@ -83,7 +82,7 @@ async def _sync(
                 click.echo("ssmd: what was read is kept; the same command goes on from there, within an hour", err=True)
                 raise
         document = _document(summary, ledger.view.place.sequence, settings.env)
-    render.one(document, output or ("table" if sys.stdout.isatty() else "json"))
+    render.one(document, output)
     return _alarms(summary)
 
 
@@ -111,7 +110,8 @@ def _alarms(summary: Summary) -> int:
     """Say what a person should look at; the exit code."""
     said = []
     if summary.unknown:
-        said.append(f"markets in a state that has no name here: {', '.join(summary.unknown)}, …; `ssmd secmaster list --status unknown`")
+        named = ", ".join(map(render.plain, summary.unknown))
+        said.append(f"markets in a state that has no name here: {named}, …; `ssmd secmaster list --status unknown`")
     if summary.missing:
         said.append(
             f"the venue did not list {summary.missing} markets that it did before; they were kept: if they are gone say --full --yes"

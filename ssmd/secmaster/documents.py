@@ -11,7 +11,7 @@ from journal.market import Change, Market
 from journal.subjects import Stream
 from projections.secmaster import change_of, expires_ns
 from ssmd.moments import rfc3339
-from ssmd.render import decimal_text
+from ssmd.render import decimal_text, plain
 from ssmd.secmaster.past import Past
 
 _LIST_TITLE = 60
@@ -85,7 +85,7 @@ def change_line(document: dict[str, Any]) -> str:
     said = " ".join(f"{name}: {_value(old)} -> {_value(new)}" for name, (old, new) in document["fields"].items())
     mark = " (derived)" if document["derived"] else ""
     what = f"{document['change'].removeprefix('market_')}{mark}"
-    return f"{_short(document['at_ns'])}  {document['symbol']:<34} {what:<16} {document['source']:<9} {said}".rstrip()
+    return f"{_short(document['at_ns'])}  {plain(document['symbol']):<34} {what:<16} {document['source']:<9} {said}".rstrip()
 
 
 def _json(text: bytes) -> Any:
@@ -103,7 +103,7 @@ def _fields(found: Change) -> dict[str, Any]:
 
 
 def _value(value: Any) -> str:
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    text = plain(value if isinstance(value, str) else msgspec.json.encode(value).decode())
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 

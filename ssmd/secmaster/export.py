@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
+from journal.entry import canonical_json
 from journal.errors import BadFile, CallerError
-from journal.market import Market
+from journal.market import MAX_SYMBOL, Market
 from ssmd import render
 from ssmd.secmaster.query import Filter, Found, select
 from ssmd.secmaster.view import View
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _GROUP = 10_000  # rows of one group of a Parquet file, about 30 MB while it is made
 _MAX_LINE = 2 << 20
+_MAX_MARKET = 256 << 10  # old and new are one entry, which is at most 1 MiB
 _EXTRA = ("first_seen_ns", "changed_ns")
 _INTS = {"price_exponent", "size_exponent", "settlement_value", "volume_class"}
 _LISTS = {"tags", "flaws"}
@@ -117,8 +119,10 @@ def read(path: Path) -> Iterator[Market]:
             market = msgspec.convert(fields, Market)
         except msgspec.MsgspecError as error:
             raise BadFile([f"{path}: {place}: {error}"]) from None
-        if not market.symbol:
-            raise BadFile([f"{path}: {place}: a market without symbol"])
+        if not 0 < len(market.symbol) <= MAX_SYMBOL:
+            raise BadFile([f"{path}: {place}: a symbol of {len(market.symbol)} characters; it has 1 to {MAX_SYMBOL}"])
+        if len(canonical_json(market)) > _MAX_MARKET:
+            raise BadFile([f"{path}: {place}: {market.symbol} is larger than {_MAX_MARKET} bytes"])
         yield market
 
 

@@ -26,7 +26,6 @@ from ssmd.secmaster.view import Row, View
 RUN = 500  # markets of one append: two changes of each in the largest, about 5 MB with the venue's objects
 _TRIES = 64  # each lost one is somebody else's success
 _ASKED_AGAIN = 12  # about 20 s: a cluster elects a leader in 5 to 7 s
-_MAX_RAW = 256 << 10  # a larger object is not journalled: an entry is at most a message of the server, 1 MiB by default
 
 
 class Proposal(NamedTuple):
@@ -104,7 +103,7 @@ class Ledger:
                     recv_ns=now_ns,
                     mono_ns=mono_ns,
                     day=day,
-                    raw=proposal.raw if len(proposal.raw) <= _MAX_RAW else b"",
+                    raw=proposal.raw,
                     who=self._who,
                     causation=proposal.causation,
                     correlation=proposal.correlation,
@@ -136,7 +135,7 @@ class Ledger:
             effective_ns = max(self.view.place.effective_ns, now_ns)
             day, mono_ns = self._days.day_of(effective_ns), self._clock.mono_ns()
             entry = nameless_entry(
-                raw[:_MAX_RAW], effective_ns=effective_ns, recv_ns=now_ns, mono_ns=mono_ns, day=day, who=self._who
+                raw, effective_ns=effective_ns, recv_ns=now_ns, mono_ns=mono_ns, day=day, who=self._who
             )  # fmt: skip
             with suppress(Superseded):  # it is there
                 await self._append([entry], [0])

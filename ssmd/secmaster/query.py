@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from journal.errors import NotFound
 from journal.market import Market
 from projections.secmaster import Known
-from ssmd.secmaster.view import GONE, Row, View, decode_known, decode_synced
+from ssmd.secmaster.view import GONE, Row, View
 
 _TOKEN = re.compile(r"[^\W_]+")
 _MOST_TOKENS = 16
@@ -54,7 +54,7 @@ def select(view: View, wanted: Filter, limit: int | None = None) -> Iterator[Fou
             conditions.append("status NOT IN ('determined', 'settled')")
     sql = f"SELECT symbol, known FROM markets WHERE {' AND '.join(conditions)} ORDER BY {order} LIMIT ?"  # noqa: S608 (constants)
     for symbol, blob in view.query(sql, [*values, -1 if limit is None else limit]):
-        known = decode_known(blob)
+        known = view.known(blob)
         if known.market is not None:
             yield Found(symbol, known, known.market)
 
@@ -76,7 +76,7 @@ def search(view: View, text: str, limit: int) -> list[Found]:
             " JOIN markets m ON m.id = w.id ORDER BY w.score, m.status NOT IN ('active', 'pending'), m.symbol"
         )
         found = view.query(sql, (match, limit))
-        known = [(symbol, decode_known(blob), -score) for symbol, blob, score in found]
+        known = [(symbol, view.known(blob), -score) for symbol, blob, score in found]
         if hits := [Found(s, k, k.market, rank) for s, k, rank in known if k.market is not None]:
             return hits
     return []
@@ -131,7 +131,7 @@ def last_syncs(view: View) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for name, blob in view.query("SELECT name, value FROM meta WHERE name LIKE 'synced.%' OR name LIKE 'full.%' ORDER BY name"):
         kind, _, source = name.partition(".")
-        _, _, synced = decode_synced(blob)
+        _, _, synced = view.decode_synced(blob)
         row = found.setdefault(source, {"source": source})
         row[f"{kind}_ns"] = synced.finished_ns
         if kind == "synced":

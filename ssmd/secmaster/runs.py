@@ -50,7 +50,7 @@ class Runs:
             run = _run(*row)
             if not self._take(run.id):
                 continue
-            fresh = now_ns - run.started_ns < _MOST_AGE_NS
+            fresh = abs(now_ns - run.started_ns) < _MOST_AGE_NS  # a clock may have been ahead
             if fresh and run.source == source and bool(run.since_ns) != full:
                 return run
             if not fresh or run.source == source:

@@ -13,6 +13,9 @@ from journal.subjects import Stream
 FEED = "secmaster"
 SYNCS = "syncs"  # events of synchronisations, one subject a source
 NAMELESS = "nameless"  # objects of the venue that name no market, one subject an object
+# An entry is at most a message of the server, 1 MiB by default: a larger object is not journalled, nor one beside a larger change.
+_MAX_RAW = 256 << 10
+_MAX_DATA = 640 << 10
 
 
 class Synced(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -49,9 +52,11 @@ def change_entry(
     causation: str = "",
     correlation: str = "",
 ) -> Entry:
-    """Change number `frame` of its market, from 0. `raw` is what the venue said, as it was read."""
+    """Change number `frame` of its market, from 0. `raw` is what the venue said, as it was read; left out where it is too large."""
     epoch = blake2b(f"secmaster:{change.symbol}".encode(), digest_size=16).digest()
-    body = Event(TYPE, change.encode(), who, causation=causation, correlation=correlation)
+    data = change.encode()
+    body = Event(TYPE, data, who, causation=causation, correlation=correlation)
+    raw = raw if len(raw) <= _MAX_RAW and len(data) <= _MAX_DATA else b""
     return Entry(body, FEED, change.symbol, epoch, frame, recv_ns, mono_ns, effective_ns, day, raw=raw)
 
 
@@ -63,6 +68,7 @@ def sync_entry(synced: Synced, feed: str, frame: int, *, effective_ns: int, mono
 
 def nameless_entry(raw: bytes, *, effective_ns: int, recv_ns: int, mono_ns: int, day: int, who: str) -> Entry:
     """What the venue sent in a list of markets and is none. One object, one entry, however often it is sent."""
+    raw = raw[:_MAX_RAW]
     name = blake2b(raw, digest_size=16).digest()
     epoch = blake2b(b"secmaster:nameless:" + name, digest_size=16).digest()
     return Entry(Event(NAMELESS, who=who), FEED, name.hex(), epoch, 0, recv_ns, mono_ns, effective_ns, day, raw=raw)

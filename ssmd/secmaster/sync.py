@@ -5,8 +5,9 @@ Killed at any page the next one goes on from there; two at once journal each cha
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
 from itertools import islice
@@ -69,9 +70,11 @@ class Sync:
         """
         await self._ledger.open()
         view, runs = self._ledger.view, Runs(self._ledger.view)
-        last = view.synced(question.source)
-        full = full or last is None
         now_ns = self._clock.wall_ns()
+        last = view.synced(question.source)
+        if last and last[2].started_ns - OVERLAP_NS > now_ns:
+            last = None  # the clock was ahead then: what the venue changed since that time is nothing
+        full = full or last is None
         try:
             resumed = runs.resume(question.source, now_ns, full=full)
             since_ns = 0 if full or last is None else max(1, last[2].started_ns - OVERLAP_NS)
@@ -120,8 +123,8 @@ class Sync:
         while True:
             pages = source.definitions(series=question.series, since_ns=run.since_ns, cursor=run.cursor)
             try:
-                async with aclosing(pages):  # type: ignore[type-var]  # the protocol's iterators are generators
-                    async for page in pages:
+                async with aclosing(_ahead(pages)) as found:
+                    async for page in found:
                         run = await self._page(run, runs, page, notes)
             except VenueRefused:
                 if run.pages > done or not run.cursor:
@@ -132,12 +135,13 @@ class Sync:
 
     async def _page(self, run: Run, runs: Runs, page: DefinitionPage, notes: _Notes) -> Run:
         counts, now_ns = empty(), self._clock.wall_ns()
-        for some in _runs(page.markets):
+        once = {m.symbol: (m, raw) for m, raw in page.markets}  # of one that comes twice the last
+        for some in _runs(once.values()):
             found = {m.symbol: Proposal(partial(_observe, self._observed, m, raw, now_ns), raw, correlation=run.name) for m, raw in some}
             counts.update(await self._ledger.propose(found))
         await self._ledger.keep(page.nameless[: max(0, _KEPT - notes.nameless)])
         notes.take(page)
-        return runs.page(run, page.cursor, {m.symbol for m, _ in page.markets}, counts)
+        return runs.page(run, page.cursor, once.keys(), counts)
 
     async def _remove(self, run: Run, runs: Runs, series: Sequence[str], meter: Meter, *, accept: bool) -> tuple[Run, int]:
         """Journal that what was not seen is gone; or only say how many, where the venue seems not to have listed all."""
@@ -170,6 +174,25 @@ class _Notes:
         self.flawed += sum(bool(m.flaws) for m, _ in page.markets)
         room = _EXAMPLES - len(self.unknown)
         self.unknown += islice((m.symbol for m, _ in page.markets if m.status == "unknown"), max(0, room))
+
+
+async def _ahead(pages: AsyncIterator[DefinitionPage]) -> AsyncGenerator[DefinitionPage, None]:
+    """`pages`, each asked for while the one before it is journalled: one more in memory, and nobody waits for the other."""
+    async with aclosing(pages):  # type: ignore[type-var]  # the protocol's iterators are generators
+        following = asyncio.ensure_future(_next(pages))
+        try:
+            while page := await following:
+                following = asyncio.ensure_future(_next(pages))
+                yield page
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
+            if not following.cancelled():
+                following.exception()  # is nobody's any more
+
+
+async def _next(pages: AsyncIterator[DefinitionPage]) -> DefinitionPage | None:
+    return await anext(pages, None)
 
 
 def _observe(observed: Observed, new: Market, raw: bytes, now_ns: int, old: Market | None) -> Sequence[Change]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -62,6 +62,14 @@ ON CONFLICT (id) DO UPDATE SET sequence = excluded.sequence, raw_sequence = excl
 _KNOWN = msgspec.msgpack.Decoder(Known)
 _SYNCED = msgspec.msgpack.Decoder(tuple[int, int, Synced])
 _ENCODER = msgspec.msgpack.Encoder()
+_T = TypeVar("_T")
+# What to do, by how SQLite's names of errors begin.
+_ADVICE = {
+    "SQLITE_FULL": "make room on its disk",
+    "SQLITE_READONLY": "whoever asks must be able to write it; name a directory of yours with --data-dir",
+    "SQLITE_CANTOPEN": "it must be a file in a directory that can be written; name another with --data-dir",
+    "SQLITE_BUSY": "another process is at it; try again",
+}
 GONE = ""  # the status of a market that was removed
 
 
@@ -98,7 +106,10 @@ class View:
 
     def _open(self) -> sqlite3.Connection:
         for tried in range(2):
-            db = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+            try:
+                db = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+            except sqlite3.OperationalError as error:
+                raise self._broken(error) from error
             try:
                 # 2 kB rows waste less of a larger page; what a rebuild writes again and again is written to the file every 64 MB.
                 db.execute(f"PRAGMA page_size = {_PAGE}")
@@ -111,13 +122,10 @@ class View:
                 if not version:
                     self._make(db)
                 db.execute("COMMIT")
-            except sqlite3.OperationalError as error:
-                db.close()
-                raise StorageError(f"the view {self.path}: {error}") from error
             except sqlite3.DatabaseError as error:
                 db.close()
-                if tried:
-                    raise StorageError(f"the view {self.path}: {error}") from error
+                if tried or isinstance(error, sqlite3.OperationalError):
+                    raise self._broken(error) from error
             else:
                 if version in (0, VERSION):
                     return db
@@ -157,7 +165,30 @@ class View:
             raise self._broken(error) from error
 
     def _broken(self, error: sqlite3.Error) -> StorageError:
-        return StorageError(f"the view {self.path}: {error}; delete it if it stays so: it is made again")
+        """What is wrong and what to do. A file that is damaged is deleted."""
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            return self._damaged(error)
+        advice = next((advice for start, advice in _ADVICE.items() if name.startswith(start)), "delete it if it stays so: it is made again")
+        return StorageError(f"the view {self.path}: {error}; {advice}")
+
+    def known(self, blob: bytes) -> Known:
+        """The column `known`. Raises `StorageError` for what it never is."""
+        return self._decoded(_KNOWN, blob)
+
+    def decode_synced(self, blob: bytes) -> tuple[int, int, Synced]:
+        """Sequence, number and content of a synchronisation. Raises `StorageError`."""
+        return self._decoded(_SYNCED, blob)
+
+    def _decoded(self, decoder: msgspec.msgpack.Decoder[_T], blob: bytes) -> _T:
+        try:
+            return decoder.decode(blob)
+        except (msgspec.MsgspecError, TypeError, UnicodeDecodeError) as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> StorageError:
+        delete(self.path)  # everything in it is in the journal
+        return StorageError(f"the view {self.path} was damaged ({error}) and is deleted; run it again: it is made from the journal")
 
     # The fold
 
@@ -227,7 +258,7 @@ class View:
             marks = ",".join("?" * len(some))
             sql = f"SELECT symbol, id, sequence, raw_sequence, known FROM markets WHERE symbol IN ({marks})"  # noqa: S608 (marks)
             for symbol, number, sequence, raw_sequence, known in self.query(sql, some):
-                found[symbol] = Row(number, sequence, raw_sequence, _KNOWN.decode(known))
+                found[symbol] = Row(number, sequence, raw_sequence, self.known(known))
         return found
 
     def digest(self) -> str:
@@ -235,34 +266,24 @@ class View:
         total = blake2b(digest_size=32)
         for symbol, blob in self.query("SELECT symbol, known FROM markets ORDER BY symbol"):  # text is compared by its bytes
             name = symbol.encode()
-            total.update(len(name).to_bytes(8, "little") + name + blake2b(canonical(_KNOWN.decode(blob)), digest_size=32).digest())
+            total.update(len(name).to_bytes(8, "little") + name + blake2b(canonical(self.known(blob)), digest_size=32).digest())
         return total.hexdigest()
 
     def synced(self, feed: str, *, full: bool = False) -> tuple[int, int, Synced] | None:
         """Sequence, number and content of the last synchronisation of `feed`, or of the last full one."""
         name = f"{'full' if full else 'synced'}.{feed}"
         for (value,) in self.query("SELECT value FROM meta WHERE name = ?", [name]):
-            return decode_synced(value)
+            return self.decode_synced(value)
         return None
 
     def synced_ns(self) -> int:
         """When the newest synchronisation of any source began, 0 if there was none."""
         found = self.query("SELECT value FROM meta WHERE name LIKE 'synced.%'")
-        return max((decode_synced(value)[2].started_ns for (value,) in found), default=0)
+        return max((self.decode_synced(value)[2].started_ns for (value,) in found), default=0)
 
     def told(self, stream: str) -> int:
         """Sequence of the last message of a market stream that changed a market, 0 if none did."""
         return next((int(value) for (value,) in self.query("SELECT value FROM meta WHERE name = ?", [f"told.{stream}"])), 0)
-
-
-def decode_known(blob: bytes) -> Known:
-    """The column `known`."""
-    return _KNOWN.decode(blob)
-
-
-def decode_synced(blob: bytes) -> tuple[int, int, Synced]:
-    """Sequence, number and content of a synchronisation."""
-    return _SYNCED.decode(blob)
 
 
 def delete(path: Path) -> None:

@@ -187,7 +187,12 @@ def test_parquet_columns_are_times_and_exact_integers(ask: Ssmd, tmp_path: Path)
     [
         ('{"symbol":"A","status":"open"}\n', "line 1.*status"),
         ('{"symbol":"A"}\nnonsense\n', "line 2: no JSON"),
-        ('{"symbol":""}\n', "without symbol"),
+        ('{"symbol":""}\n', "symbol of 0 characters"),
+        (f'{{"symbol":"{"x" * 201}"}}\n', "symbol of 201 characters"),
+        ('{"symbol":"A","open_ns":9223372036854775808}\n', "line 1.*open_ns"),  # it would be folded by nobody, for ever
+        ('{"symbol":"A","settlement_value":-9223372036854775809}\n', "line 1.*settlement_value"),
+        ('{"symbol":"A","price_ranges":[{"start":0,"end":18446744073709551616,"step":1}]}\n', "line 1.*price_ranges"),
+        (f'{{"symbol":"A","title":"{"x" * 300_000}"}}\n', "A is larger than"),
         ('{"symbol":"A","colour":"red"}\n', "unknown fields colour"),
         ("[1]\n", "line 1: no object"),
     ],

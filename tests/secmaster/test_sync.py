@@ -218,7 +218,7 @@ def test_a_view_is_the_fold_however_it_was_made(tmp_path: Path) -> None:
 def test_two_with_views_of_their_own_journal_each_change_once(tmp_path: Path) -> None:
     async def body() -> None:
         journal = MemoryJournal()
-        one, two = ledger_of(tmp_path, journal, name="one"), ledger_of(tmp_path, journal, name="two")
+        one, two = (ledger_of(tmp_path, journal, name=name, who=name) for name in ("one", "two"))  # the same entry twice would be one
         markets = [market(n) for n in range(300)]
         summaries = await asyncio.gather(synchronise(one, Listing(markets, page=50)), synchronise(two, Listing(markets, page=50)))
         assert sum(s.synced.counts.get("market_added", 0) for s in summaries) == 300

@@ -103,12 +103,12 @@ def test_killed_anywhere_the_next_one_ends_it(server: NatsServer, tmp_path: Path
     count, rng, view = 2_000, random.Random(7), tmp_path / "view.sqlite"
     resumed = 0
     for version in (1, 2, 3):
-        for _ in range(4):
+        for _ in range(8):
             process = syncer(server, view, "killed", count, version)
             assert process.stdin
             process.stdin.write("\n")
             process.stdin.flush()
-            time.sleep(rng.uniform(0.0, 0.25))
+            time.sleep(rng.uniform(0.0, 0.08))
             process.kill()
             process.communicate()
         (said,) = go(syncer(server, view, "ends", count, version))
