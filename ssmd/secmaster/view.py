@@ -119,7 +119,8 @@ class View:
                 db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
                 db.execute("BEGIN IMMEDIATE")
                 version = db.execute("PRAGMA user_version").fetchone()[0]
-                if not version:
+                empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+                if empty:
                     self._make(db)
                 db.execute("COMMIT")
             except sqlite3.DatabaseError as error:
@@ -127,7 +128,7 @@ class View:
                 if tried or isinstance(error, sqlite3.OperationalError):
                     raise self._broken(error) from error
             else:
-                if version in (0, VERSION):
+                if empty or version == VERSION:
                     return db
                 db.close()
             delete(self.path)
@@ -284,6 +285,11 @@ class View:
     def told(self, stream: str) -> int:
         """Sequence of the last message of a market stream that changed a market, 0 if none did."""
         return next((int(value) for (value,) in self.query("SELECT value FROM meta WHERE name = ?", [f"told.{stream}"])), 0)
+
+
+def decode_known(blob: bytes) -> Known:
+    """The column `known`. Raises `msgspec.MsgspecError`; `View.known` explains it."""
+    return _KNOWN.decode(blob)
 
 
 def delete(path: Path) -> None:
