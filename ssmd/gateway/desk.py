@@ -1,0 +1,129 @@
+"""What a request is answered with: live views, reading rooms, clients, and how what is asked of the past is understood."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from journal.clock import Clock
+from journal.errors import CallerError, NotFound
+from journal.protocols import Keeper
+from journal.subjects import Stream, parse_position
+from projections.book import BookProjection
+from projections.status import StatusProjection
+from projections.ticker import TickerProjection
+from ssmd.gateway.access import Gatekeeper
+from ssmd.gateway.answers import Check, Client, ClientLine
+from ssmd.gateway.problem import Flaw, Problem
+from ssmd.gateway.rates import Rates
+from ssmd.gateway.room import Room, Shelf
+from ssmd.moments import parse_moment
+from ssmd.settings import Settings
+from ssmd.wiring import SHARDS
+
+_AHEAD_NS = 5 * 10**9  # a client's clock may be ahead of ours
+
+
+class LiveView(Protocol):
+    """A market stream folded up to `position`; read on the event loop."""
+
+    stream: Stream
+    ready: bool
+    position: int
+    effective_ns: int
+    books: BookProjection
+    tickers: TickerProjection
+    statuses: StatusProjection
+
+    def knows(self, symbol: str) -> bool: ...
+
+    def symbols(self) -> Iterable[str]: ...
+
+
+class ClientRegister(Protocol):
+    """The streams that are open."""
+
+    def lines(self) -> list[ClientLine]: ...
+
+    def client(self, name: str) -> Client:
+        """Raises `NotFound`."""
+        ...
+
+    def disconnect(self, name: str, reason: str) -> None:
+        """Raises `NotFound`."""
+        ...
+
+    def set_mode(self, name: str, mode: str, interval_ms: int) -> None:
+        """Raises `NotFound`, `CallerError`."""
+        ...
+
+
+class AsOf(NamedTuple):
+    """A time in the past, and the stream and sequence of the entry where a position was named."""
+
+    ns: int
+    stream: Stream | None = None
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """`now` answers about the present and short ranges, `past` folds what was. `checks` say whether each part is as it should be."""
+
+    settings: Settings
+    clock: Clock
+    journal: Keeper
+    gatekeeper: Gatekeeper
+    now: Room
+    past: Room
+    rates: Rates
+    views: Sequence[LiveView] = ()
+    clients: ClientRegister | None = None
+    checks: Callable[[], Sequence[Check]] = tuple
+    metrics: Callable[[], bytes] = bytes
+    documents: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def streams(self) -> list[Stream]:
+        """Market streams, in the order in which a symbol is looked for."""
+        shards = [*self.settings.environment.shards] or [SHARDS[0]]
+        return [Stream(self.settings.env, shard=s) for s in dict.fromkeys([*shards, *SHARDS])]
+
+    def view_of(self, symbol: str) -> LiveView | None:
+        """The first live view that knows the symbol."""
+        return next((view for view in self.views if view.ready and view.knows(symbol)), None)
+
+    async def moment(self, text: str | None, now_ns: int, *, name: str = "as_of") -> AsOf | None:
+        """What a parameter means. Raises `Problem`."""
+        if text is None:
+            return None
+        if ":" in text and "_" in text:
+            return await self._position(text, name)
+        try:
+            ns = parse_moment(text.replace(" ", "+"), now_ns)  # a + that was not escaped
+        except CallerError as error:
+            raise Problem("bad-parameter", f"{name}: {error}", errors=(Flaw(name, str(error)),)) from None
+        if ns > now_ns + _AHEAD_NS:
+            raise Problem("bad-parameter", f"{name}: {text} is still to come", errors=(Flaw(name, "is still to come"),))
+        return AsOf(min(ns, now_ns))
+
+    async def _position(self, text: str, name: str) -> AsOf:
+        try:
+            stream, sequence = parse_position(text)
+            if stream.env != self.settings.env:
+                raise NotFound("stream", stream.name, [s.name for s in self.streams])
+        except CallerError as error:
+            raise Problem("bad-parameter", f"{name}: {error}", errors=(Flaw(name, str(error)),)) from None
+
+        async def effective(shelf: Shelf) -> int:
+            if 0 < sequence < 1 << 63:
+                async for records in shelf.history(stream).read(sequence, sequence):
+                    return records[0].entry.effective_ns
+            raise NotFound("position", text)
+
+        return AsOf(await self.now.ask(effective), stream, sequence)
+
+    async def read(self, as_of: AsOf | None, work: Callable[[Shelf], Awaitable[Any]]) -> Any:
+        """In the room that it belongs to."""
+        return await (self.now if as_of is None else self.past).ask(work)
