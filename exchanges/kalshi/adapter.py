@@ -50,12 +50,20 @@ DISTRUST_NS = 10_000_000_000  # between recoveries of books whose frames we cann
 class KalshiAdapter:
     """See `exchanges.adapter.Adapter`. Make a new one for each connection.
 
-    `since_ns`: data before this connection is missing from here (0: nothing is known to be missing).
+    `since_ns`: data before this connection is missing from here (0: nothing is known to be missing). `pace`: seconds of the times given
+    here in one of the machine's, of which it has patience (`journal.clock.Clock.rate`).
     """
 
     def __init__(
-        self, symbols: Sequence[str] = (), channels: Sequence[str] = CHANNELS, *, filtered: bool = False, since_ns: int = 0
+        self,
+        symbols: Sequence[str] = (),
+        channels: Sequence[str] = CHANNELS,
+        *,
+        filtered: bool = False,
+        since_ns: int = 0,
+        pace: float = 1.0,
     ) -> None:
+        self._pace = pace
         self.decoder = Decoder()
         self._decode = self.decoder.decode
         self._fresh = self.decoder.fresh
@@ -68,10 +76,13 @@ class KalshiAdapter:
         self._pending: dict[int, Command] = {}
         self._again: list[tuple[int, Command]] = []  # (due, command) refused for now; at most one a pending command
         self._ids = 0
-        self._recovery = Recovery()
+        self._recovery = Recovery(pace)
         self._first: dict[str, int] = {}  # book symbols that wait for their first snapshot -> deadline
         self._distrusted: dict[str, None] = {}  # books with an unread frame, until the next tick may recover them
         self._distrust_after_ns = 0
+
+    def _patience(self, ns: int) -> int:
+        return int(ns * self._pace)
 
     @property
     def missing_since_ns(self) -> int:
@@ -111,7 +122,7 @@ class KalshiAdapter:
             command.tries += 1
             self._send(command, draft)
         if self._distrusted and now_ns >= self._distrust_after_ns:
-            self._distrust_after_ns = now_ns + DISTRUST_NS
+            self._distrust_after_ns = now_ns + self._patience(DISTRUST_NS)
             self._recover(list(self._distrusted), draft, "unread frames")
             self._distrusted.clear()
         if self._recovery.overdue(now_ns):
@@ -244,7 +255,7 @@ class KalshiAdapter:
             return
         channel.busy = channel.busy and command.kind != "subscribe"
         if channel.name == BOOKS:
-            self._first.update(dict.fromkeys(command.symbols, draft.now_ns + FIRST_SNAPSHOT_NS))
+            self._first.update(dict.fromkeys(command.symbols, draft.now_ns + self._patience(FIRST_SNAPSHOT_NS)))
         if reply.symbols is not None:
             listed = set(reply.symbols)
             if lacking := [s for s in command.symbols if s not in listed]:
@@ -271,7 +282,7 @@ class KalshiAdapter:
             if command.tries >= MAX_TRIES:
                 draft.reconnect = f"{command.kind} {command.channel} refused {command.tries} times ({said})"
             else:
-                self._again.append((draft.now_ns + RETRY_NS * command.tries, command))
+                self._again.append((draft.now_ns + self._patience(RETRY_NS * command.tries), command))
         elif command.kind == "get_snapshot":
             if self._recovery.step == "get_snapshot":
                 self._step(self._recovery.escalate(draft.now_ns), draft)
@@ -389,7 +400,7 @@ class KalshiAdapter:
         if not sid and command.kind != "subscribe":
             return  # the subscription ended meanwhile; the recovery's clock takes its next step
         self._ids += 1
-        command.sid, command.due_ns = sid, draft.now_ns + COMMAND_NS
+        command.sid, command.due_ns = sid, draft.now_ns + self._patience(COMMAND_NS)
         self._pending[self._ids] = command
         if command.kind == "subscribe":
             draft.send.append(commands.subscribe(self._ids, command.channel, command.symbols))

@@ -14,9 +14,10 @@ MAX_GAPS = 10  # in one recovery; a subscription that goes on losing frames need
 
 
 class Recovery:
-    """One channel's recovery. Idle while `step` is empty."""
+    """One channel's recovery. Idle while `step` is empty. `pace`: of the times given, as the adapter's."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: float = 1.0) -> None:
+        self._step_ns = int(STEP_NS * pace)
         self.step = ""
         self._waiting: dict[str, None] = {}
         self._asked: set[str] = set()
@@ -42,7 +43,7 @@ class Recovery:
         if not self._waiting:
             return
         if not self.step:
-            self.step, self._gaps, self._due_ns = STEPS[0], 0, now_ns + STEP_NS
+            self.step, self._gaps, self._due_ns = STEPS[0], 0, now_ns + self._step_ns
         self._gaps += 1
         if self._gaps > MAX_GAPS:
             self._due_ns = now_ns  # the next tick takes the next step
@@ -60,7 +61,7 @@ class Recovery:
         """A snapshot came. True when it was the last one: recovered."""
         if symbol not in self._waiting:
             return False
-        self._due_ns = now_ns + STEP_NS if self._gaps <= MAX_GAPS else self._due_ns
+        self._due_ns = now_ns + self._step_ns if self._gaps <= MAX_GAPS else self._due_ns
         return self.drop((symbol,))
 
     def drop(self, symbols: Iterable[str]) -> bool:
@@ -85,5 +86,5 @@ class Recovery:
         self.step = step
         self._asked.clear()
         self._gaps = 0
-        self._due_ns = now_ns + STEP_NS
+        self._due_ns = now_ns + self._step_ns
         return step

@@ -10,6 +10,7 @@ import contextlib
 import http
 import logging
 from email.utils import formatdate
+from itertools import chain
 from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -53,10 +54,12 @@ MAX_COMMAND_BYTES = 16 * 1024 * 1024  # a subscribe for 500,000 tickers
 class SimulatorServer:
     """Use as ``async with``; the feed starts at once, whether or not anyone listens, unless `hold` is set.
 
-    With `hold` it starts at `release()`, or when a client has subscribed and said nothing more for `SETTLE_S`. `speed` None is as fast as
-    clients read. `authority` checks the upgrade and any REST request with a key header; None asks for no key. `buffer_bytes` may wait for a
-    connection's client; then its subscriptions end with error 25. `limit`: most markets of one subscription, 0 for no limit. `listing`:
-    markets that REST lists beside those of the feed; they do not trade. `rest_faults` strike REST's answers.
+    With `hold` it starts at `release()`, or when a client has subscribed and said nothing more for `SETTLE_S`. `speed` is of the clock's
+    calendar time, so that 1 is real time for all who share the clock, at whatever rate it runs; None is as fast as clients read.
+    `authority` checks the upgrade and any REST request with a key header; None asks for no key. `buffer_bytes` may wait for a connection's
+    client; then its subscriptions end with error 25. `limit`: most markets of one subscription, 0 for no limit. `listing`: markets that
+    REST lists beside those of the feed; they do not trade. `rest_faults` strike REST's answers. `begun_ms`: the venue began then and comes
+    back now, at speed 1: what happened meanwhile is made up for before it serves, and sent to nobody.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class SimulatorServer:
         limit: int = 0,
         listing: Listing | None = None,
         rest_faults: RestFaults | None = None,
+        begun_ms: int | None = None,
     ) -> None:
         self._feed = feed
         self._clock = clock
@@ -81,13 +85,16 @@ class SimulatorServer:
         self._port = port
         self._authority = authority
         self._buffer_bytes = buffer_bytes
-        start_ms = clock.wall_ns() // 1_000_000
+        self._opened_ns = clock.mono_ns()
+        start_ms = self._start_ms = clock.wall_ns() // 1_000_000
         self.oracle = oracle or Oracle()
-        self.venue = Venue(feed.catalogue(start_ms), feed.books(), self.oracle, faults)
+        self.venue = Venue(feed.catalogue(begun_ms or start_ms), feed.books(), self.oracle, faults)
         self._commands = Commands(self.venue, limit=limit)
         self.venue.now_ms = start_ms
         self._rest = Rest(self.venue, listing)
         self._rest_faults = rest_faults
+        self._begun = begun_ms is not None
+        self._happenings = feed.play()
         self._sockets: dict[Connection, ServerConnection] = {}
         self._released = asyncio.Event()
         self._hold = hold
@@ -98,6 +105,8 @@ class SimulatorServer:
         self.overflows = 0
 
     async def __aenter__(self) -> Self:
+        if self._begun:
+            self._make_up()
         self._server = await serve(
             self._converse,
             "127.0.0.1",
@@ -160,29 +169,41 @@ class SimulatorServer:
 
     # --- playing
 
+    def _make_up(self) -> None:
+        """What happened before this venue came back; nobody saw it, and an earlier log has it."""
+        active, self.oracle.active = self.oracle.active, False
+        for happening in self._happenings:
+            if happening.at_ms > self._clock.wall_ns() // 1_000_000:
+                self._happenings = chain((happening,), self._happenings)
+                break
+            self.venue.publish(happening)
+        self.oracle.active = active
+
     async def _play(self) -> None:
         await self._released.wait()
         await self._settled()
         venue, clock = self.venue, self._clock
         first_ms: int | None = None
-        start_ns = clock.mono_ns()
+        pace = None if self._speed is None else self._speed * clock.rate
+        # At another rate every client's time is the clock's, so the venue's is too, however long it took to get here.
+        start_ns = self._opened_ns if self._begun or (clock.rate != 1 and not self._hold) else clock.mono_ns()
         horizon_ms = 0  # of venue time: what is due by now
         burst = 0
         self._playing = True
         venue.now_ns = clock.wall_ns()
-        for happening in self._feed.play():
+        for happening in self._happenings:
             at_ms = happening.at_ms
             if first_ms is None:
-                first_ms = horizon_ms = at_ms
-            if self._speed is not None and at_ms > horizon_ms:
+                first_ms = horizon_ms = self._start_ms if self._begun else min(at_ms, self._start_ms)
+            if pace is not None and at_ms > horizon_ms:
                 self._flush()
                 burst = 0
                 while True:
-                    horizon_ms = first_ms + int((clock.mono_ns() - start_ns) * self._speed / 1_000_000)
+                    horizon_ms = first_ms + int((clock.mono_ns() - start_ns) * pace / 1_000_000)
                     if at_ms <= horizon_ms:
                         break
                     venue.now_ms = max(venue.now_ms, horizon_ms)
-                    await clock.sleep(max((at_ms - horizon_ms) / 1000 / self._speed, WAKE_S))
+                    await clock.sleep(max((at_ms - horizon_ms) / 1000 / pace, WAKE_S))
                 venue.now_ns = clock.wall_ns()
             venue.publish(happening)
             burst += 1
@@ -222,7 +243,8 @@ class SimulatorServer:
                 return
 
     def _flush(self) -> None:
-        """Write what is pending, one write per connection."""
+        """Write what is pending, one write per connection; the log first, so that it has all that anybody saw, whatever ends us."""
+        self.oracle.flush()
         while self.venue.changed:  # again for the errors of those that overflowed
             conn = self.venue.changed.pop()
             socket = self._sockets.get(conn)

@@ -23,6 +23,7 @@ def venue_options(function: Any) -> Any:
             ),
             click.option("--speed", default="1", show_default=True, help="Of the simulated venue: a factor, or max."),
             click.option("--seed", type=int, default=1, show_default=True, help="Of the synthetic venue."),
+            click.option("--sim-options", default="", metavar="OPTIONS", help="More of `ssmd sim kalshi`: '--listed 2000 --rate 20'."),
             click.option(
                 "--for", "duration", type=DURATION, help="As the runner: stop the processes after this long; the day stays as it is."
             ),

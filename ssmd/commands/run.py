@@ -94,7 +94,7 @@ async def _connector(
                 SessionConfig(venue.websocket_url), clock, rng,
                 headers=lambda now_ns: signers[0].headers("GET", path, now_ns) if signers else {}, another_key=another_key,
             ),
-            adapters=lambda symbols, since_ns: adapter(symbols, since_ns=since_ns),
+            adapters=lambda symbols, since_ns: adapter(symbols, since_ns=since_ns, pace=clock.rate),
             markets=venue.rest(clock, rng),
             selection=chosen,
             instance=f"{socket.gethostname()}:{os.getpid()}",

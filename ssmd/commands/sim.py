@@ -15,7 +15,7 @@ import msgspec
 
 from journal.clock import Clock
 from ssmd.clock import machine_clock
-from ssmd.options import DURATION, configured, examples
+from ssmd.options import DURATION, MOMENT, configured, examples
 from ssmd.services.supervisor import follow_parent
 from ssmd.settings import Settings
 
@@ -66,7 +66,10 @@ def sim() -> None:
 @click.option("--keep-times", is_flag=True, help="Leave the recorded times; by default the first frame is now.")
 @click.option("--hold", is_flag=True, help="Start when a client has subscribed; by default nobody is waited for.")
 @click.option("--port", default=0, type=click.IntRange(0, 65_535), help="Port on 127.0.0.1; by default a free one.")
-@click.option("--log", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write all that is sent as JSON lines.")
+@click.option("--begun", type=MOMENT, metavar="TIME", help="The synthetic venue began then; what it did since is made up for first.")
+@click.option(
+    "--log", type=click.Path(path_type=Path), metavar="FILE", help="Write all that is sent as JSON lines; in a folder, a file a run."
+)
 @click.option("--key-file", type=click.Path(path_type=Path, dir_okay=False), metavar="PUBLIC.pem", help="Check signatures with this key.")
 @click.option("--key-id", metavar="UUID", help="The access key id that belongs to --key-file.")
 @click.option("--no-auth", is_flag=True, help="Ask for no signature; so it is without --key-file.")
@@ -86,6 +89,7 @@ def kalshi(  # noqa: PLR0917 - click passes options by name
     keep_times: bool,
     hold: bool,
     port: int,
+    begun: int | None,
     log: Path | None,
     key_file: Path | None,
     key_id: str | None,
@@ -115,7 +119,13 @@ def kalshi(  # noqa: PLR0917 - click passes options by name
         raise click.UsageError("--keep-times is about recordings; name one with --recording")
     if more and not recordings:
         raise click.UsageError(f"unexpected {str(more[0])!r}; recordings follow --recording")
+    if begun is not None and (recordings or hold or speed != 1):
+        raise click.UsageError("--begun is about a synthetic venue at --speed 1, which waits for nobody")
     clock = machine_clock()
+    now_ms = clock.wall_ns() // 1_000_000
+    begun_ms = None if begun is None else min(begun // 1_000_000, now_ms)
+    if log is not None and log.is_dir():
+        log /= f"{now_ms}.jsonl"
     feed: Feed = (
         RecordingFeed([*recordings, *more], keep_times=keep_times)
         if recordings
@@ -129,7 +139,8 @@ def kalshi(  # noqa: PLR0917 - click passes options by name
         oracle=Oracle(path=log),
         authority=Authority({key_id: load_public_key(key_file)}, clock) if key_file and key_id else None,
         hold=hold,
-        listing=Listing(seed, listed, clock.wall_ns() // 1_000_000),
+        listing=Listing(seed, listed, now_ms if begun_ms is None else begun_ms),
+        begun_ms=begun_ms,
     )
 
     def announce() -> None:

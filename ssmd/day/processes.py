@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from journal.clock import Clock
 from journal.entry import Entry, Event, canonical_json
-from journal.errors import SsmdError, StoreError, VenueUnavailable
+from journal.errors import CallerError, SsmdError, StoreError, VenueUnavailable
 from journal.protocols import Journal
 from journal.subjects import Stream
 from ssmd.day.activity import Result
@@ -137,8 +137,12 @@ class ChildProcesses:
             self._happened.task_done()
 
 
-def venue_of(settings: Settings, clock: Clock, *, recording: str | None = None, speed: str = "1", seed: int = 1) -> Venue:
-    """What is captured: what the environment says, `recording`, `speed` and `seed` being of a simulated venue. Raises `CallerError`."""
+def venue_of(
+    settings: Settings, clock: Clock, *, recording: str | None = None, speed: str = "1", seed: int = 1, sim_options: str = ""
+) -> Venue:
+    """What is captured: what the environment says, the arguments being of a simulated venue. Raises `CallerError`."""
+    import shlex
+
     from ssmd import venues
 
     today = Calendar(settings.environment.schedule).today(clock.wall_ns())
@@ -147,4 +151,8 @@ def venue_of(settings: Settings, clock: Clock, *, recording: str | None = None, 
     if settings.environment.venue.type == "live" and recording is None:
         venues.access(settings, settings.feed, today)  # what is wrong with a key is better said before anything starts
         return Venue(None)
-    return Venue(["--speed", speed, "--seed", str(seed), *recording_option(recording)])
+    try:
+        more = shlex.split(sim_options)
+    except ValueError as error:
+        raise CallerError(f"--sim-options: {error}; write them as in a shell") from None
+    return Venue(["--speed", speed, "--seed", str(seed), *recording_option(recording), *more])

@@ -110,6 +110,8 @@ def test_a_registered_key_is_asked_for(tmp_path: Path) -> None:
         (("--speed", "0"), "neither max nor a number above 0"),
         (("--speed", "fast"), "neither max nor a number above 0"),
         (("--log", "/nonexistent/log"), "/nonexistent/log"),
+        (("--begun", "2026-11-22T00:00:00Z", "--speed", "2"), "--speed 1"),
+        (("--begun", "2026-11-22T00:00:00Z", "--hold"), "waits for nobody"),
     ],
 )
 def test_what_cannot_be_run_exits_2_and_says_why(arguments: tuple[str, ...], said: str) -> None:
