@@ -31,6 +31,8 @@ COMMANDS = {
     "journal": ("ssmd.commands.journal:journal", "Look at the journal: tail, query, show, streams."),
     "secmaster": ("ssmd.commands.secmaster:secmaster", "Which markets there are and were: sync, list, show, search, changes, export."),
     "day": ("ssmd.commands.day:day", "Trading days: status, run, start, end, roll, history, show, recover, schedule."),
+    "gateway": ("ssmd.commands.gateway:gateway", "Keys of the gateway's clients: create, list, revoke."),
+    "client": ("ssmd.commands.client:client", "Who is connected to a gateway: list, show, disconnect, set-mode."),
     "replay": ("ssmd.commands.replay:replay", "Replay a day, and verify that its state is what it was live."),
     "book": ("ssmd.commands.book:book", "Show an order book, now or at any past moment."),
     "data": ("ssmd.commands.data:data", "Bring recordings in: import, replay."),

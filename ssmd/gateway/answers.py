@@ -264,25 +264,26 @@ class Live(msgspec.Struct, kw_only=True):
 class Subscription(msgspec.Struct, kw_only=True):
     id: str
     channels: list[str]
-    symbols: Annotated[int | None, Meta(description="How many it names; null: it follows a pattern.")]
     mode: str
     interval_ms: int
+    names: Annotated[int, Meta(description="How many symbols, series or categories it names, for each channel.")]
 
 
 class ClientLine(msgspec.Struct, kw_only=True):
     id: str
-    key: str
+    who: Annotated[str, Meta(description="Its key, or loopback.")]
     peer: str
     connected_time: str
     state: Annotated[str, Meta(description="healthy, lagging, dropping or disconnecting.")]
-    mode: str
+    policy: Annotated[str, Meta(description="What becomes of messages that it does not take in time.")]
+    mode: Annotated[str, Meta(description="Of its subscriptions; several are joined by commas.")]
     subscriptions: int
     sent: Annotated[int, Meta(description="Messages.")]
     sent_bytes: int
     dropped: int
+    conflated: int
     waiting: Annotated[int, Meta(description="Messages in its buffer.")]
     waiting_bytes: int
-    lag_ms: float
 
 
 class Clients(msgspec.Struct, kw_only=True):

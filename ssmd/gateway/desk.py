@@ -54,8 +54,8 @@ class ClientRegister(Protocol):
         """Raises `NotFound`."""
         ...
 
-    def set_mode(self, name: str, mode: str, interval_ms: int) -> None:
-        """Raises `NotFound`, `CallerError`."""
+    def set_mode(self, name: str, mode: str, interval_ms: int, reason: str) -> None:
+        """Raises `NotFound`."""
         ...
 
 

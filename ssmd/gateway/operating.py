@@ -30,6 +30,7 @@ from ssmd.wiring import day_rule
 
 _TIMELINE = 500
 _INTERVALS = 200
+_LEAST_NS, _MOST_NS = 10 * 10**6, 60 * 10**9  # of conflation
 
 
 class DaysQuery(Query, frozen=True, kw_only=True):
@@ -225,11 +226,12 @@ async def set_mode(desk: Desk, call: Call) -> answers.Done:
         interval_ns = parse_duration(body.interval) if body.interval else 0
     except CallerError as error:
         raise Problem("bad-parameter", f"interval: {error}", errors=(Flaw("interval", str(error)),)) from None
-    if (body.mode == "conflated") != bool(interval_ns):
-        raise Problem("bad-parameter", "interval belongs to mode conflated", errors=(Flaw("interval", "belongs to mode conflated"),))
+    if (body.mode == "conflated") != (_LEAST_NS <= interval_ns <= _MOST_NS) or (interval_ns and body.mode != "conflated"):
+        reason = "mode conflated, and no other, has an interval, from 10ms to 1m"
+        raise Problem("bad-parameter", reason, errors=(Flaw("interval", reason),))
     clients.client(name)
     done = await _tell(desk, call, name, "set-mode", mode=body.mode, interval_ns=interval_ns)
-    clients.set_mode(name, body.mode, interval_ns // 1_000_000)
+    clients.set_mode(name, body.mode, interval_ns // 1_000_000, body.reason)
     return done
 
 

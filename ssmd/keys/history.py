@@ -181,8 +181,9 @@ async def read_history(
 
 def _fact(position: str, event: Event) -> Fact | None:
     data = msgspec.json.decode(event.data)
-    what, state = str(data.get("topic", "")).removeprefix("key."), data.get("state", {})
-    if what == "created":
+    topic, state = str(data.get("topic", "")), data.get("state", {})
+    what = topic.removeprefix("key.")
+    if what in {"created", topic}:  # the latter: of the gateway's clients
         return None
     detail = {n: v for n, v in state.items() if n not in {"timestamp", "key", "at_ns", "change"} and v not in ("", 0, False, [])}
     return Fact(position, state.get("at_ns", 0), state.get("key", ""), what, event.who, event.why, detail)

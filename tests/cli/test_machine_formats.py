@@ -37,6 +37,8 @@ PRINTED: dict[str, tuple[str, ...]] = {
     "secmaster changes": ("market_change",), "secmaster export": ("market_export",),
     "day status": ("day_status",), "day history": ("day_history",), "day show": ("day_show",), "day recover": ("day_recover",),
     "day schedule": ("day_schedule",),
+    "gateway key create": ("gateway_key_created",), "gateway key list": ("gateway_keys",), "gateway key revoke": ("gateway_key",),
+    "client list": ("clients",), "client show": ("client",), "client disconnect": ("client_action",), "client set-mode": ("client_action",),
     **dict.fromkeys(EDITS, ("edit",)),
 }  # fmt: skip
 WORDS_ONLY = {"up", "demo", "run archiver", "run projector", "run secmaster", "completion", "day run", "day start", "day end", "day roll"}
