@@ -33,8 +33,8 @@ class GatewayKey(Aggregate):
         del env, key_id, label, digest, scopes, feeds, at_ns, expires_ns  # what a key is, is folded by `ssmd.gateway.keys.learn`
         self.revoked = False
 
-    class Issued(Aggregate.Created):
-        TOPIC: ClassVar[str] = "gateway_key.issued"
+    class Created(Aggregate.Created):
+        TOPIC: ClassVar[str] = "gateway_key.created"
         env: str
         key_id: str
         label: str
@@ -93,7 +93,7 @@ class KeyDesk:
 
         def work() -> None:
             made = GatewayKey._create(  # noqa: SLF001
-                GatewayKey.Issued, timestamp=_moment(now_ns), env=self._env, key_id=number, label=name, digest=key.digest, scopes=[*scopes],
+                GatewayKey.Created, timestamp=_moment(now_ns), env=self._env, key_id=number, label=name, digest=key.digest, scopes=[*scopes],
                 feeds=[*feeds], at_ns=now_ns, expires_ns=expires_ns,
             )  # fmt: skip
             self._app.save(made, who=who, why=why)

@@ -73,7 +73,7 @@ def learn(keys: dict[str, ClientKey], record: Record) -> ClientKey | None:
         return None
     state: dict[str, Any] = said["state"]
     name = str(state["key_id"])
-    if what == f"{_TOPIC}issued":
+    if what == f"{_TOPIC}created":
         found = ClientKey(
             name, state["label"], state["digest"], tuple(state["scopes"]), tuple(state["feeds"]), state["at_ns"], event.who, event.why,
             expires_ns=state["expires_ns"],
