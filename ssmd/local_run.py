@@ -63,6 +63,8 @@ class LocalRun:
             await self.supervisor.start("sim", ["sim", "kalshi", "--no-auth", "--port", str(port), *venue.simulate], keyless=True)
             connect += ["--ws-url", f"ws://127.0.0.1:{port}/trade-api/ws/v2", "--rest-url", f"http://127.0.0.1:{port}/trade-api/v2"]
         await self.supervisor.start("connector", ["run", "connector", *connect])
+        if self._settings.environment.gateway.enabled:
+            await self.supervisor.start("gateway", ["run", "gateway"])
 
     async def watch(self, seconds: float | None, events: Sequence[tuple[float, Callable[[], Awaitable[object]]]] = ()) -> None:
         """Show the table for `seconds` (None: until cancelled), doing each event at its second. Raises what ended a process for good."""
@@ -87,7 +89,7 @@ class LocalRun:
 
     async def finish(self) -> None:
         """Stop everything, the connector first; then fold and archive what its readers had not yet."""
-        await self.supervisor.stop("connector", "sim", "projector", "archiver")
+        await self.supervisor.stop("gateway", "connector", "sim", "projector", "archiver")
         storage = open_objects(self._settings)
         await Projector(self._journal, storage, self.stream, self._clock).catch_up()
         lock = archiver_lock(self._settings.data_dir, self._settings.env)

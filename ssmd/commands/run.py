@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ssmd.commands.run_gateway import gateway
 from ssmd.options import DURATION, configured, examples, metered
 from ssmd.settings import Settings
 
@@ -18,7 +19,10 @@ _STATUS_S = 1.0
 
 @click.group()
 def run() -> None:
-    """Run one service: connector, archiver, projector or secmaster. SIGTERM and Ctrl-C stop it in order."""
+    """Run one service: connector, archiver, projector, secmaster or gateway. SIGTERM and Ctrl-C stop it in order."""
+
+
+run.add_command(gateway)
 
 
 def _tell(text: str) -> None:

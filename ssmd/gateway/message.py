@@ -200,6 +200,19 @@ class Unsubscribed(Message, tag="unsubscribed", kw_only=True):
     reason: str = ""
 
 
+class Snapshots(Message, tag="snapshots", kw_only=True):
+    """The snapshots that were asked for follow."""
+
+    id: str = ""
+    positions: list[str]
+    unknown: list[Unknown] = []
+
+
+class Configured(Message, tag="configured", kw_only=True):
+    id: str = ""
+    policy: str
+
+
 class Mode(Message, tag="mode", kw_only=True):
     """The mode of the client's subscriptions was changed by an operator."""
 
@@ -266,7 +279,7 @@ class Conflated(Message, tag="conflated", kw_only=True):
 
 
 DATA = (BookData, BboData, TradeData, TickerData, MarketData, GapData, Stale, DayData)
-CONTROL = (Welcome, Subscribed, Unsubscribed, Mode, Heartbeat, Pong, Failed, Pace, Dropped, Conflated)
+CONTROL = (Welcome, Subscribed, Unsubscribed, Snapshots, Configured, Mode, Heartbeat, Pong, Failed, Pace, Dropped, Conflated)
 
 
 class Update:

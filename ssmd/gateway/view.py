@@ -6,8 +6,10 @@ end are folded in blocks; those that clients may still ask for, and all that com
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, cast
 
 from journal.block import Block, BlockBuilder
@@ -35,6 +37,7 @@ _SHOWN = 20_000  # snapshots kept encoded
 _BOOKS = frozenset({int(Kind.book), int(Kind.delta)})
 _COLUMNS = ("kind", "symbol", "sequence", "recv_ns", "venue_ns", "price_exponent", "size_exponent")
 
+_sequence = attrgetter("sequence")
 Publish = Callable[[Sequence[Update]], None]
 
 
@@ -43,21 +46,30 @@ class Recent:
 
     def __init__(self, most: int = RECENT_MESSAGES, weight: int = RECENT_WEIGHT) -> None:
         self._most, self._most_weight = most, weight
-        self._updates: deque[Update] = deque()
+        self._updates: list[Update] = []  # those before `_gone` are of no use any more
+        self._gone = 0
         self._weight = 0
         self.since = 0
 
     def add(self, updates: Sequence[Update]) -> None:
         self._updates.extend(updates)
         self._weight += sum(u.weight for u in updates)
-        while len(self._updates) > self._most or self._weight > self._most_weight:
-            gone = self._updates.popleft()
+        while len(self._updates) - self._gone > self._most or self._weight > self._most_weight:
+            gone = self._updates[self._gone]
+            self._gone += 1
             self._weight -= gone.weight
             self.since = gone.sequence
+        if self._gone > self._most // 4 + 1_000:  # now and then, so that it costs little
+            del self._updates[: self._gone]
+            self._gone = 0
 
-    def behind(self, sequence: int) -> Iterator[Update]:
-        """Those of entries behind `sequence`, in order."""
-        return (u for u in self._updates if u.sequence > sequence)
+    def behind(self, sequence: int, limit: int) -> list[Update]:
+        """The first messages of entries behind `sequence`: `limit`, and those that belong to the same entry as the last one."""
+        first = bisect_right(self._updates, sequence, lo=self._gone, key=_sequence)
+        last = min(first + limit, len(self._updates))
+        while 0 < last < len(self._updates) and self._updates[last].sequence == self._updates[last - 1].sequence:
+            last += 1
+        return self._updates[first:last]
 
 
 class MarketView:
@@ -66,6 +78,7 @@ class MarketView:
     def __init__(self, stream: Stream, feed: str, *, recent: int = RECENT_MESSAGES) -> None:
         self.stream = stream
         self.ready = False
+        self.first = 1  # sequence that the journal still had at the start
         self.position = 0
         self.effective_ns = 0
         self.recent = Recent(recent)
@@ -96,21 +109,22 @@ class MarketView:
         self._use(found.runner)
         self.notes += found.notes
         info = await journal.info(self.stream)
+        self.first = info.first if info else 1
         end = (info.last if info else 0) if upto is None else upto
         quiet = end if upto is not None else end - self._keep
         if self.position < quiet:
             async for records in journal.read(self.stream, start=self.position + 1, end=quiet):
-                self._fold(_block(records))
+                self._fold(block_of(records))
         self._begin()
         if self.position < end:
             async for records in journal.read(self.stream, start=self.position + 1, end=end):
-                self.recent.add(self.changes(_block(records)))
+                self.recent.add(self.changes(block_of(records)))
         self.ready = True
 
     async def follow(self, journal: JournalReader, publish: Publish) -> None:
         """Fold what comes, and publish it, until cancelled. Raises `HoleInStream`."""
         async for records in journal.read(self.stream, start=self.position + 1, follow=True):
-            updates = self.changes(_block(records))
+            updates = self.changes(block_of(records))
             self.recent.add(updates)
             publish(updates)
 
@@ -120,19 +134,19 @@ class MarketView:
         self.position, self.effective_ns = block.last, int(block.rows["effective_ns"][-1])
 
     def _begin(self) -> None:
-        """What the first message of each topic comes after."""
-        self.recent.since = self.position
+        """What the first message of each topic comes after, as far as the folds say: not of bests and statuses."""
+        self.recent.since = self._begun = self.position
         books, traded, ticked = self.books.keys(), self.trades.keys(), self.tickers.keys()
         self._best = {symbol: top[:3] for symbol in books if (top := self.books.top(symbol))}
-        sequences = {symbol: top.sequence for symbol in books if (top := self.books.top(symbol))}
         self._last = {
-            "book": dict(sequences),
-            "bbo": dict(sequences),
+            "book": {symbol: top.sequence for symbol in books if (top := self.books.top(symbol))},
+            "bbo": {},
             "trade": {symbol: self.trades.trade(symbol).sequence for symbol in traded},
             "ticker": {symbol: self.tickers.ticker(symbol).sequence for symbol in ticked},
-            "market": dict.fromkeys(self.statuses.keys(), self.position),
+            "market": {},
             "gap": {},
         }
+        self._listed = set(self.statuses.keys())
 
     def changes(self, block: Block) -> list[Update]:
         """Fold entry by entry; the messages of each, in order. An entry that was folded before has none."""
@@ -153,6 +167,7 @@ class MarketView:
             elif kind == Kind.lifecycle:
                 self.statuses.apply(piece)
                 status = self.statuses.status(row.symbol)
+                self._listed.add(row.symbol)
                 out.append(self._shown.market(row.symbol, row.sequence, status, "update", self._after("market", row)))
             elif kind in {Kind.gap, Kind.control}:
                 self._connection(piece, row, out)
@@ -239,10 +254,10 @@ class MarketView:
 
     def symbols(self) -> set[str]:
         """Every symbol of which anything is known."""
-        return set().union(*(self._last[channel].keys() for channel in ("book", "trade", "ticker", "market"))) - {""}
+        return self._listed.union(*(self._last[channel] for channel in ("book", "bbo", "trade", "ticker"))) - {""}
 
     def knows(self, symbol: str) -> bool:
-        return any(symbol in self._last[channel] for channel in ("book", "trade", "ticker", "market"))
+        return symbol in self._listed or any(symbol in self._last[channel] for channel in ("book", "bbo", "trade", "ticker"))
 
     def snapshot(self, channel: str, symbol: str) -> Update | None:
         """The topic's state as a message, None where there is none: the same one until it changes."""
@@ -265,8 +280,8 @@ class MarketView:
                 return self._shown.bbo(symbol, sequence or top.sequence, top, "snapshot")
             case "ticker" if sequence is not None:
                 return self._shown.ticker(self.tickers.ticker(symbol), "snapshot")
-            case "market" if sequence is not None:
-                return self._shown.market(symbol, sequence, self.statuses.status(symbol), "snapshot")
+            case "market" if symbol in self._listed:
+                return self._shown.market(symbol, sequence or self._begun, self.statuses.status(symbol), "snapshot")
         return None
 
     def recent_trades(self, symbol: str, limit: int) -> list[Update]:
@@ -275,7 +290,8 @@ class MarketView:
         return [u for u, _ in zip(found, range(limit), strict=False)]
 
 
-def _block(records: Sequence[Record]) -> Block:
+def block_of(records: Sequence[Record]) -> Block:
+    """Columns of records, without raw bytes."""
     builder = BlockBuilder(keep_raw=False)
     for record in records:
         builder.add(record)

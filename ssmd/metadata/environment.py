@@ -157,12 +157,6 @@ class Cache(Model):
         return self
 
 
-def _off(value: bool) -> bool:
-    if value:
-        raise ValueError("the gateway is not built yet: leave it false")
-    return value
-
-
 class GatewayTls(Model):
     certificate: str = Field(min_length=1, description="File with the certificate and those up to its authority, PEM.")
     key: str = Field(min_length=1, description="File of its private key, PEM.")
@@ -179,7 +173,7 @@ class GatewayLimits(Model):
 
 
 class Gateway(Model):
-    enabled: Annotated[bool, AfterValidator(_off)] = Field(False, description="Serve clients.")
+    enabled: bool = Field(False, description="`ssmd up` serves clients, too; `ssmd run gateway` does in any case.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=1, le=65_535, description="Port to listen on.")
     require_key: bool = Field(False, description="A key is needed on loopback, too; elsewhere it always is.")

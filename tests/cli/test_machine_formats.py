@@ -41,7 +41,10 @@ PRINTED: dict[str, tuple[str, ...]] = {
     "client list": ("clients",), "client show": ("client",), "client disconnect": ("client_action",), "client set-mode": ("client_action",),
     **dict.fromkeys(EDITS, ("edit",)),
 }  # fmt: skip
-WORDS_ONLY = {"up", "demo", "run archiver", "run projector", "run secmaster", "completion", "day run", "day start", "day end", "day roll"}
+WORDS_ONLY = {
+    "up", "demo", "run archiver", "run projector", "run secmaster", "run gateway", "completion",
+    "day run", "day start", "day end", "day roll",
+}  # fmt: skip
 # Commands of parts that are being built bring their schemas with them.
 BUILDING = ("journal query",)
 

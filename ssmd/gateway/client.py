@@ -1,0 +1,181 @@
+"""One client of the stream: its subscriptions, its buffer, and what is written when. It writes to an `Output` and never waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from ssmd.gateway import message as m
+from ssmd.gateway.buffer import Buffer, Owed, Policy, State
+from ssmd.gateway.message import Topic, Update, text_frames
+from ssmd.gateway.request import Selector
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from ssmd.gateway.hub import Hub
+
+_BUDGET = 64 << 10  # bytes of one `take`
+_TAKES = 16  # of one pump: then others have their turn
+
+Key = tuple[str, int, frozenset[Selector]]  # mode, interval in ms, what is chosen
+
+
+class Output(Protocol):
+    """A connection, as a client sees it."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether what is written now waits in memory."""
+        ...
+
+    def write(self, frame: bytes) -> None: ...
+
+    def close(self, code: int, reason: str) -> None:
+        """Close, at once if nothing waits, else within seconds."""
+        ...
+
+
+class Batch:
+    """Updates of one moment, framed once for every client that gets just these."""
+
+    def __init__(self, updates: list[Update]) -> None:
+        self.updates = updates
+
+    @cached_property
+    def frames(self) -> list[bytes]:
+        return text_frames(u.data for u in self.updates)
+
+
+class Subscription(msgspec.Struct):
+    id: str
+    channels: tuple[str, ...]
+    selectors: frozenset[Selector]
+    mode: str
+    interval_ms: int
+    attached: bool = False  # else what was missed is being sent
+    task: asyncio.Task[None] | None = None
+
+
+class Client:
+    """`who` and `peer` are for people. Call its methods from the event loop only."""
+
+    def __init__(self, hub: Hub, output: Output, name: str, *, who: str, peer: str, policy: Policy, now_ns: int) -> None:
+        self.id = name
+        self.who, self.peer = who, peer
+        self.connected_ns = now_ns
+        self.subscriptions: dict[str, Subscription] = {}
+        self.closed = False
+        self.sent_messages = 0
+        self.sent_bytes = 0
+        self.sent_mono_ns = hub.clock.mono_ns()
+        self.stuck_mono_ns = 0  # since when it takes nothing, 0 if it does
+        self._hub = hub
+        self._output = output
+        self._buffer = Buffer(policy, hub.limits)
+        self._numbered = 0
+
+    # --- what it is sent ----------------------------------------------------------------------------------------------------
+
+    @property
+    def buffer(self) -> Buffer:
+        return self._buffer
+
+    @property
+    def paused(self) -> bool:
+        return self._output.paused
+
+    def tell(self, *messages: m.Message) -> None:
+        """Something about the connection, before all that waits."""
+        for message in messages:
+            self._buffer.notify(message)
+        self._hub.wake(self)
+
+    def deliver(self, batch: Batch) -> None:
+        """What came for it: written at once if nothing waits, as the same bytes as for others."""
+        if self.closed:
+            return
+        if not self._buffer.idle or self._output.paused:
+            self._buffer.offer(batch.updates)
+            self._hub.wake(self)
+            return
+        frames = batch.frames
+        if len(frames) > 1:  # it may stop in between: then the rest is kept by message
+            self._buffer.offer(batch.updates)
+            self._hub.wake(self)
+            return
+        self._write(frames[0], len(batch.updates))
+
+    def owe(self, topics: Iterable[Topic], why: Owed = Owed.asked) -> None:
+        if not self.closed:
+            self._buffer.owe(topics, why)
+            self._hub.wake(self)
+
+    def offer(self, updates: Sequence[Update]) -> None:
+        if not self.closed:
+            self._buffer.offer(updates)
+            self._hub.wake(self)
+
+    def pump(self) -> None:
+        """Write what can be written. The hub has distributed all that was folded."""
+        for _ in range(_TAKES):
+            if self.closed or self._output.paused or self._buffer.empty:
+                break
+            messages = self._buffer.take(_BUDGET, self._hub.snapshot)
+            if messages:
+                frames = text_frames(messages)
+                for frame in frames:
+                    self._write(frame, 0)
+                self.sent_messages += len(messages)
+        if self._buffer.state == State.disconnecting and not self.closed:
+            self._give_up()
+        elif not self._buffer.empty and not self._output.paused and not self.closed:
+            self._hub.wake(self)
+
+    def _give_up(self) -> None:
+        # Beyond what the transport holds already: a last word, and the end.
+        for frame in text_frames(self._buffer.take(_BUDGET, self._hub.snapshot)):
+            self._write(frame, 1)
+        self.close(1008, "too slow")
+
+    def say_last(self, message: m.Message) -> None:
+        """Why it is closed, before `close`, whatever waits."""
+        if not self.closed:
+            self._write(text_frames([m.encode(message)])[0], 1)
+
+    def _write(self, frame: bytes, messages: int) -> None:
+        self._output.write(frame)
+        self.sent_messages += messages
+        self.sent_bytes += len(frame)
+        self.sent_mono_ns = self._hub.clock.mono_ns()
+
+    def close(self, code: int, reason: str) -> None:
+        """Send nothing more and close the connection; `reason` is told to it, at most 100 bytes."""
+        if not self.closed:
+            self.closed = True
+            self._hub.remove(self)
+            self._output.close(code, reason.encode()[:100].decode(errors="ignore"))
+
+    # --- what it has subscribed to ------------------------------------------------------------------------------------------
+
+    def add(self, channels: tuple[str, ...], chosen: frozenset[Selector], mode: str, interval_ms: int) -> Subscription:
+        self._numbered += 1
+        found = Subscription(f"s{self._numbered}", channels, chosen, mode, interval_ms if mode == "conflated" else 0)
+        self.subscriptions[found.id] = found
+        return found
+
+    def groups(self) -> list[Key]:
+        """The groups it belongs to: one for each mode and interval."""
+        groups: dict[tuple[str, int], set[Selector]] = {}
+        for s in self.subscriptions.values():
+            if s.attached:
+                groups.setdefault((s.mode, s.interval_ms), set()).update(s.selectors)
+        return [(mode, interval_ms, frozenset(chosen)) for (mode, interval_ms), chosen in groups.items()]
+
+    @property
+    def chosen(self) -> int:
+        """How much its subscriptions name."""
+        return sum(len(s.selectors) for s in self.subscriptions.values())

@@ -1,0 +1,232 @@
+"""Brings updates to clients. Clients that chose the same are a group: what comes for it is collected, encoded and framed once.
+
+At most every `FLUSH_S` what was collected is written, so that one frame carries what came meanwhile. No client is waited for: who cannot
+take more has a buffer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from journal.clock import Clock
+from ssmd.gateway import message as m
+from ssmd.gateway.buffer import Limits, Owed
+from ssmd.gateway.client import Batch, Client, Key
+from ssmd.gateway.message import STATE_CHANNELS, Topic, Update
+from ssmd.gateway.request import Selector
+
+FLUSH_S = 0.005
+_LOOK_S = 0.5  # between looks at idle and stuck clients
+
+
+class State(Protocol):
+    """What is known just now: the views."""
+
+    def snapshot(self, channel: str, symbol: str) -> Update | None: ...
+
+    def positions(self) -> list[str]: ...
+
+    def kinds(self, symbol: str) -> tuple[str, str]:
+        """Series and category of a symbol, "" where not known."""
+        ...
+
+    def matching(self, selector: Selector) -> Iterable[str]:
+        """Symbols of which there is something that `selector` chooses."""
+        ...
+
+
+class Group:
+    """Clients that chose the same. Mode realtime and latest go out at each flush, conflated when its interval is over."""
+
+    def __init__(self, key: Key) -> None:
+        self.mode, self.interval_ms, self.selectors = key
+        self.key = key
+        self.clients: dict[Client, None] = {}
+        self.pending: list[Update] = []
+        self.dirty: dict[Topic, None] = {}
+        self.due_s = 0.0  # of the loop's time: not before
+
+    @property
+    def realtime(self) -> bool:
+        return self.mode == "realtime"
+
+
+class Hub:
+    def __init__(
+        self, state: State, clock: Clock, *, limits: Limits | None = None, heartbeat_s: float = 5.0, stuck_s: float = 60.0
+    ) -> None:
+        self.state = state
+        self.clock = clock
+        self.limits = limits or Limits()
+        self.heartbeat_s = heartbeat_s
+        self.clients: dict[str, Client] = {}
+        self.published = 0
+        self._stuck_s = stuck_s
+        self._groups: dict[Key, Group] = {}
+        self._of: dict[Client, list[Group]] = {}
+        self._index: dict[Selector, dict[Group, None]] = {}
+        self._broad = 0  # selectors by series and category in the index
+        self._waiting: dict[Group, None] = {}
+        self._awake: dict[Client, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = 0.0
+        self._flushed_s = 0.0
+
+    # --- from the views -----------------------------------------------------------------------------------------------------
+
+    def publish(self, updates: Sequence[Update]) -> None:
+        """Collect what groups get of `updates`, and see that it goes out soon."""
+        self.published += len(updates)
+        if not self._index:
+            return
+        for update in updates:
+            for group in self._groups_of(update.channel, update.symbol):
+                if group.realtime or update.channel not in STATE_CHANNELS:
+                    # A group that chose it in two ways gets it once.
+                    if not group.pending or group.pending[-1] is not update:
+                        group.pending.append(update)
+                else:
+                    group.dirty[update.topic] = None
+                self._waiting[group] = None
+        if self._waiting:
+            self._schedule()
+
+    def _groups_of(self, channel: str, symbol: str) -> Iterable[Group]:
+        index = self._index
+        yield from index.get((channel, "symbol", symbol), ())
+        yield from index.get((channel, "all", ""), ())
+        if self._broad and symbol:
+            series, category = self.state.kinds(symbol)
+            yield from index.get((channel, "series", series), ())
+            yield from index.get((channel, "category", category), ())
+
+    # --- to the clients -----------------------------------------------------------------------------------------------------
+
+    def wake(self, client: Client) -> None:
+        """See that the client is written to soon."""
+        self._awake[client] = None
+        self._schedule()
+
+    def _schedule(self, at_s: float = 0.0) -> None:
+        """Flush at `at_s` of the loop's time, or as soon as may be, or when it is to be done anyway, whichever is first."""
+        loop = asyncio.get_running_loop()
+        at_s = max(self._flushed_s + FLUSH_S, loop.time(), at_s)
+        if self._timer is not None:
+            if self._timer_s <= at_s:
+                return
+            self._timer.cancel()
+        self._timer, self._timer_s = loop.call_at(at_s, self._flush), at_s
+
+    def _flush(self) -> None:
+        self._timer = None
+        self._flushed_s = asyncio.get_running_loop().time()
+        self.distribute()
+        awake, self._awake = self._awake, {}
+        for client in awake:
+            client.pump()
+
+    def drain(self, client: Client) -> None:
+        """The client can take more."""
+        if not client.buffer.empty:
+            self.distribute()
+            client.pump()
+
+    def distribute(self) -> None:
+        """Give clients all that was collected: a snapshot taken after this is newer than what they have."""
+        now_s = asyncio.get_running_loop().time()
+        waiting, self._waiting = self._waiting, {}
+        for group in waiting:
+            if group.pending:
+                batch, group.pending = Batch(group.pending), []
+                for client in tuple(group.clients):
+                    client.deliver(batch)
+            if group.dirty:
+                if now_s < group.due_s:
+                    self._waiting[group] = None
+                    continue
+                group.due_s = now_s + group.interval_ms / 1_000
+                dirty, group.dirty = group.dirty, {}
+                for client in tuple(group.clients):
+                    client.owe(dirty)
+        if self._waiting:
+            self._schedule(min(group.due_s for group in self._waiting))
+
+    def snapshot(self, topic: Topic) -> Update | None:
+        return self.state.snapshot(*topic)
+
+    # --- clients ------------------------------------------------------------------------------------------------------------
+
+    def add(self, client: Client) -> None:
+        self.clients[client.id] = client
+
+    def remove(self, client: Client) -> None:
+        """Forget it."""
+        self.clients.pop(client.id, None)
+        self._awake.pop(client, None)
+        for subscription in client.subscriptions.values():
+            if subscription.task:
+                subscription.task.cancel()
+        self._leave(client)
+
+    def regroup(self, client: Client) -> None:
+        """After its subscriptions have changed. All that was collected has been distributed."""
+        self._leave(client)
+        groups = []
+        for key in client.groups():
+            if (group := self._groups.get(key)) is None:
+                group = self._groups[key] = Group(key)
+                for selector in group.selectors:
+                    self._index.setdefault(selector, {})[group] = None
+                    self._broad += selector[1] in {"series", "category"}
+            group.clients[client] = None
+            groups.append(group)
+        if groups:
+            self._of[client] = groups
+
+    def _leave(self, client: Client) -> None:
+        for group in self._of.pop(client, ()):
+            del group.clients[client]
+            if not group.clients:
+                del self._groups[group.key]
+                self._waiting.pop(group, None)
+                for selector in group.selectors:
+                    of = self._index[selector]
+                    del of[group]
+                    self._broad -= selector[1] in {"series", "category"}
+                    if not of:
+                        del self._index[selector]
+
+    def topics(self, chosen: Iterable[Selector]) -> list[Topic]:
+        """The state-like topics that selectors choose just now."""
+        found: dict[Topic, None] = {}
+        for selector in sorted(chosen):
+            if selector[0] in STATE_CHANNELS:
+                found.update(dict.fromkeys((selector[0], symbol) for symbol in self.state.matching(selector)))
+        return list(found)
+
+    def set_mode(self, client: Client, mode: str, interval_ms: int, reason: str = "") -> None:
+        """Of all its subscriptions."""
+        self.distribute()
+        for subscription in client.subscriptions.values():
+            subscription.mode, subscription.interval_ms = mode, interval_ms if mode == "conflated" else 0
+        client.tell(m.Mode(mode=mode, interval_ms=interval_ms if mode == "conflated" else 0, reason=reason))
+        self.regroup(client)
+        client.owe(self.topics({s for sub in client.subscriptions.values() for s in sub.selectors}), Owed.asked)
+
+    async def watch(self) -> None:
+        """Heartbeats for those who were sent nothing for a while, an end for those who took nothing for long; until cancelled."""
+        while True:
+            await self.clock.sleep(_LOOK_S)
+            now_ns, wall_ns = self.clock.mono_ns(), self.clock.wall_ns()
+            beat = m.Heartbeat(positions=self.state.positions(), time=m.when(wall_ns), time_ns=wall_ns)
+            for client in tuple(self.clients.values()):
+                if client.paused:
+                    client.stuck_mono_ns = client.stuck_mono_ns or now_ns
+                    if now_ns - client.stuck_mono_ns > self._stuck_s * 1e9:
+                        client.close(1008, f"took nothing for {self._stuck_s:.0f} s")
+                    continue
+                client.stuck_mono_ns = 0
+                if now_ns - client.sent_mono_ns >= self.heartbeat_s * 1e9 and client.buffer.empty:
+                    client.tell(beat)

@@ -1,0 +1,181 @@
+"""The gateway as one process: views, clients, REST, and the server that they are reached by. Part of the composition root."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any, cast
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from journal.clock import Clock
+from journal.errors import CallerError, SsmdError
+from journal.protocols import Keeper, Storage
+from ssmd.gateway.access import Gatekeeper
+from ssmd.gateway.answers import Check
+from ssmd.gateway.desk import Desk
+from ssmd.gateway.http import BoundedHttp
+from ssmd.gateway.hub import Hub
+from ssmd.gateway.measures import Measures
+from ssmd.gateway.rates import Rates
+from ssmd.gateway.register import Register
+from ssmd.gateway.rest import Rest
+from ssmd.gateway.room import Room
+from ssmd.gateway.session import Archives, Sessions
+from ssmd.gateway.stream import Door, StreamProtocol
+from ssmd.gateway.views import Views
+from ssmd.metadata.environment import GatewayTls
+from ssmd.secmaster.reading import path_of
+from ssmd.secmaster.view import View as Markets
+from ssmd.settings import Settings
+from ssmd.wiring import open_journal, open_objects
+
+_NOW_AT_ONCE, _NOW_S = 4, 10.0
+_GRACE_S = 2
+_BACKLOG = 1_024
+
+
+class Gateway:
+    """`run` until cancelled or stopped."""
+
+    def __init__(self, settings: Settings, clock: Clock, *, host: str | None = None, port: int | None = None) -> None:
+        spec = settings.environment.gateway
+        self.settings = settings
+        self.clock = clock
+        self.host = host or spec.host
+        self.port = spec.port if port is None else port  # the one that is listened on, once `run` listens; 0: any
+        self.status = "starting"
+        self.listening = asyncio.Event()
+        self.stopping = asyncio.Event()
+        self.hub: Hub
+        self.views: Views
+
+    def stop(self) -> None:
+        """Make `run` return."""
+        self.stopping.set()
+
+    async def run(self) -> None:
+        """Raises `CallerError` for an address that cannot be listened on, `StoreError`, `CorruptionError`."""
+        try:
+            async with AsyncExitStack() as stack:
+                await self._run(stack)
+        except* SsmdError as group:
+            raise _first(group) from None
+
+    async def _run(self, stack: AsyncExitStack) -> None:
+        settings, clock, spec = self.settings, self.clock, self.settings.environment.gateway
+        listener = stack.enter_context(contextlib.closing(_listen(self.host, self.port)))
+        self.port = listener.getsockname()[1]
+        journal = await stack.enter_async_context(open_journal(settings, clock))
+        gatekeeper = Gatekeeper(settings.env, settings.feed, self.host, clock, require_key=spec.require_key, origins=spec.origins)
+        await stack.enter_async_context(gatekeeper.following(journal))
+        gatekeeper.check_bind()
+        limits = spec.limits
+        now = await stack.enter_async_context(Room("now", settings, clock, at_once=_NOW_AT_ONCE, limit_s=_NOW_S).opened())
+        past = Room("past", settings, clock, at_once=limits.past_at_once, limit_s=limits.past_s)
+        past = await stack.enter_async_context(past.opened())
+        markets = stack.enter_context(contextlib.closing(Markets(path_of(settings.data_dir, settings.env))))
+        shards = list(settings.environment.shards) or ["0"]
+        self.views = Views(settings.env, settings.feed, shards, clock, markets=markets, refresh=lambda: now.ask(lambda s: s.markets()))
+        self.hub = Hub(self.views, clock)
+        storage = open_objects(settings)
+        sessions = Sessions(self.hub, self.views, Archives(journal, storage), clock, feed=settings.feed, subscriptions=limits.subscriptions)
+        door = Door(sessions, gatekeeper, env=settings.env, connections=limits.connections, per_key=limits.connections_per_key)
+        registry = CollectorRegistry()
+        measures = Measures(registry)
+        desk = Desk(
+            settings, clock, journal, gatekeeper, now, past, Rates(clock, limits.requests, limits.burst),
+            views=self.views.shards, clients=Register(self.hub), checks=self._checks, metrics=measures.text,
+        )  # fmt: skip
+        server = _server(Rest(desk, measures), door, spec.tls)
+        tasks = [
+            asyncio.create_task(work, name=f"gateway {name}")
+            for name, work in (
+                ("server", server.serve([listener])),
+                ("views", self._follow(journal, storage)),
+                ("clients", self.hub.watch()),
+            )
+        ]
+        stopped = asyncio.create_task(self.stopping.wait())
+        self.listening.set()
+        try:
+            await asyncio.wait({*tasks, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.status = "stopping"
+            server.should_exit = True
+            for task in (*tasks[1:], stopped):
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
+                raise result
+
+    async def _follow(self, journal: Keeper, storage: Storage) -> None:
+        started_ns = self.clock.mono_ns()
+        self.status = "folding what is journalled"
+        await self.views.start(journal, storage)
+        took_s = (self.clock.mono_ns() - started_ns) / 1e9
+        self.status = f"serving {self.url}, ready after {took_s:.1f} s at {', '.join(self.views.positions())}"
+        await self.views.run(journal, self.hub.publish)
+
+    @property
+    def url(self) -> str:
+        """Of REST; the stream's is the same with ws."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http{'s' if self.settings.environment.gateway.tls else ''}://{host}:{self.port}"
+
+    def _checks(self) -> list[Check]:
+        error = self.views.error
+        return [Check(name="journal", good=not error, reason=error or "answers")]
+
+
+class _Server(uvicorn.Server):
+    """Signals are the command's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _server(rest: Rest, door: Door, tls: GatewayTls | None) -> _Server:
+    stream: Any = partial(_stream, door)
+    config = uvicorn.Config(
+        rest, http=BoundedHttp, ws=stream, lifespan="off", log_config=None, log_level="warning", access_log=False, proxy_headers=False,
+        server_header=False, timeout_graceful_shutdown=_GRACE_S,
+        ssl_certfile=tls.certificate if tls else None, ssl_keyfile=tls.key if tls else None,
+    )  # fmt: skip
+    return _Server(config)
+
+
+def _stream(door: Door, *, server_state: Any, **_: object) -> StreamProtocol:
+    return StreamProtocol(door, server_state)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Raises `CallerError`."""
+    try:
+        [family, kind, number, _, address], *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        listener = socket.socket(family, kind, number)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise CallerError(f"{host}:{port} cannot be listened on: {error.strerror or error}; name another with --host and --port") from None
+    listener.setblocking(False)
+    return listener
+
+
+def _first(group: BaseExceptionGroup[SsmdError]) -> SsmdError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return cast("SsmdError", error)

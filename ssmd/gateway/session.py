@@ -1,0 +1,219 @@
+"""What a client asks for, done: subscriptions, snapshots, resuming from a position. It reads no socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from journal.clock import Clock
+from journal.errors import BadSubject, CallerError, SsmdError
+from journal.protocols import JournalReader, Storage
+from journal.subjects import parse_position
+from ssmd.gateway import message as m
+from ssmd.gateway.client import Client, Subscription
+from ssmd.gateway.hub import Hub
+from ssmd.gateway.message import STATE_CHANNELS, Update
+from ssmd.gateway.request import Configure, Ping, Request, Selector, Snapshot, Subscribe, Unsubscribe, parse, selectors
+from ssmd.gateway.view import MarketView, block_of
+from ssmd.gateway.views import Views
+
+MAX_REPLAY = 5_000_000  # entries that are folded again for one client
+_CHUNK = 500  # messages that are offered at a time
+_FULL = 0.25  # of the buffer: a replay waits until it is emptier
+_WAIT_S = 0.02
+_REPLAYS = 2  # that read the journal at a time
+_NEARLY = 10_000  # entries: the rest of a replay is offered at once
+_ALL = 1 << 62
+_NEAR_FOR = 5  # unknown symbols for which like ones are looked for: each costs milliseconds
+MAX_CHOSEN = 20_000  # symbols times channels that one client's subscriptions may name
+
+
+class Archives(NamedTuple):
+    """Where what was missed is read."""
+
+    journal: JournalReader
+    storage: Storage
+
+
+class Sessions:
+    """Serves the requests of all clients."""
+
+    def __init__(self, hub: Hub, views: Views, archives: Archives, clock: Clock, *, feed: str, subscriptions: int = 100) -> None:
+        self.hub = hub
+        self.views = views
+        self.clock = clock
+        self.max_subscriptions = subscriptions
+        self._archives = archives
+        self._feed = feed
+        self._turns = asyncio.Semaphore(_REPLAYS)
+
+    def receive(self, client: Client, data: bytes) -> None:
+        """One message of the client's. What cannot be done is told to it."""
+        try:
+            request = parse(data)
+        except CallerError as error:
+            client.tell(m.Failed(code="bad_request", message=str(error)))
+        else:
+            self.serve(client, request)
+
+    def serve(self, client: Client, request: Request) -> None:
+        """The same of one that was parsed."""
+        try:
+            self._serve(client, request)
+        except SsmdError as error:
+            code = "bad_request" if isinstance(error, CallerError) else "unavailable"
+            client.tell(m.Failed(code=code, message=str(error), id=request.id))
+
+    def _serve(self, client: Client, request: Request) -> None:
+        match request:
+            case Subscribe():
+                self._subscribe(client, request)
+            case Unsubscribe():
+                self._unsubscribe(client, request)
+            case Snapshot():
+                self._snapshot(client, request)
+            case Configure():
+                client.buffer.policy = request.policy
+                client.tell(m.Configured(id=request.id, policy=request.policy.value))
+            case Ping():
+                now_ns = self.clock.wall_ns()
+                client.tell(m.Pong(id=request.id, time=m.when(now_ns), time_ns=now_ns))
+
+    # --- subscribing --------------------------------------------------------------------------------------------------------
+
+    def _subscribe(self, client: Client, asked: Subscribe) -> None:
+        if len(client.subscriptions) >= self.max_subscriptions:
+            raise CallerError(f"you have {self.max_subscriptions} subscriptions; unsubscribe from some first")
+        chosen, unknown = self._known(selectors(asked))
+        if not chosen:
+            named = ", ".join(f"{u.name} (like {', '.join(u.near)})" if u.near else u.name for u in unknown[:5])
+            raise CallerError(f"nothing is known of {named}")
+        if client.chosen + len(chosen) > MAX_CHOSEN:
+            raise CallerError(f"your subscriptions would name more than {MAX_CHOSEN:,} things; choose series, a category or all")
+        self.hub.distribute()
+        resumes = [self._place(position) for position in asked.positions]
+        refused = [position for view, sequence, position in resumes if not self._within(view, sequence)]
+        subscription = client.add(asked.channels, chosen, asked.mode, asked.interval_ms)
+        client.tell(
+            m.Subscribed(
+                subscription=subscription.id, id=asked.id, channels=list(asked.channels), mode=asked.mode,
+                interval_ms=subscription.interval_ms, symbols=self._count(chosen), positions=self.views.positions(), unknown=unknown,
+                resumed=not refused if resumes else None,
+                resume_from=[f"{v.stream.name}:{v.recent.since}" for v, _, _ in resumes] if refused else [],
+            )
+        )  # fmt: skip
+        if resumes and not refused:
+            work = self._resume(client, subscription, [(view, sequence) for view, sequence, _ in resumes])
+            subscription.task = asyncio.create_task(work, name=f"resume {client.id} {subscription.id}")
+        else:
+            subscription.attached = True
+            self.hub.regroup(client)
+            client.owe(self.hub.topics(chosen))
+
+    def _known(self, chosen: frozenset[Selector]) -> tuple[frozenset[Selector], list[m.Unknown]]:
+        symbols = {name for _, kind, name in chosen if kind == "symbol" and name}
+        strange = {symbol for symbol in symbols if not self.views.is_known(symbol)}
+        unknown = [m.Unknown(symbol, self.views.near(symbol) if n < _NEAR_FOR else []) for n, symbol in enumerate(sorted(strange))]
+        return frozenset(s for s in chosen if s[1] != "symbol" or s[2] not in strange), unknown
+
+    def _count(self, chosen: frozenset[Selector]) -> int | None:
+        """Of symbols, where they are named."""
+        if any(kind != "symbol" for _, kind, _ in chosen):
+            return None
+        return len({name for _, _, name in chosen if name})
+
+    def _unsubscribe(self, client: Client, asked: Unsubscribe) -> None:
+        subscription = client.subscriptions.pop(asked.subscription, None)
+        if subscription is None:
+            known = ", ".join(client.subscriptions) or "none"
+            raise CallerError(f"you have no subscription {asked.subscription!r}; you have {known}")
+        if subscription.task:
+            subscription.task.cancel()
+        self.hub.distribute()
+        self.hub.regroup(client)
+        client.tell(m.Unsubscribed(subscription=subscription.id, id=asked.id))
+
+    def _snapshot(self, client: Client, asked: Snapshot) -> None:
+        chosen, unknown = self._known(selectors(Subscribe(channels=asked.channels, symbols=asked.symbols)))
+        client.tell(m.Snapshots(id=asked.id, positions=self.views.positions(), unknown=unknown))
+        self.hub.distribute()
+        client.owe(self.hub.topics(chosen))
+
+    # --- resuming -----------------------------------------------------------------------------------------------------------
+
+    def _place(self, position: str) -> tuple[MarketView, int, str]:
+        try:
+            stream, sequence = parse_position(position)
+        except BadSubject as error:
+            raise CallerError(f"resume: {error}") from None
+        for view in self.views.shards:
+            if view.stream == stream:
+                return view, sequence, position
+        known = ", ".join(view.stream.name for view in self.views.shards)
+        raise CallerError(f"resume: {position} is of no stream that is served here; served: {known}")
+
+    def _within(self, view: MarketView, sequence: int) -> bool:
+        """Whether what came behind `sequence` can be told: not too much, and still in the journal."""
+        return sequence >= view.first - 1 and view.position - MAX_REPLAY <= sequence <= view.position
+
+    async def _resume(self, client: Client, subscription: Subscription, places: Sequence[tuple[MarketView, int]]) -> None:
+        """Send what was missed, as fast as the client takes it, then attach the subscription."""
+        chosen = {s for s in subscription.selectors if subscription.mode != "realtime" or s[0] == "day"}  # of which the present is enough
+        done = dict(places)
+        try:
+            while any(sequence < view.recent.since or view.position - sequence > _NEARLY for view, sequence in done.items()):
+                for view, sequence in done.items():
+                    done[view] = await self._replay(client, subscription, view, sequence)
+        except SsmdError as error:
+            client.tell(m.Failed(code="resume_failed", message=f"{error}; snapshots follow instead"))
+            chosen, done = set(subscription.selectors), {}
+        # Nothing is awaited from here on, so nothing comes in between.
+        self.hub.distribute()
+        for view, sequence in done.items():
+            self._offer(client, subscription, view.recent.behind(sequence, _ALL))
+        subscription.task = None
+        subscription.attached = True
+        self.hub.regroup(client)
+        client.owe(self.hub.topics(chosen))
+
+    async def _replay(self, client: Client, subscription: Subscription, view: MarketView, sequence: int) -> int:
+        """Send what came behind `sequence`; up to where."""
+        if sequence < view.recent.since:
+            async with self._turns:
+                return await self._fold_again(client, subscription, view, sequence)
+        while some := view.recent.behind(sequence, _CHUNK):
+            await self._room(client)
+            self._offer(client, subscription, some)
+            sequence = some[-1].sequence
+            if sequence < view.recent.since:  # the client is slower than the market
+                return sequence
+        return view.position
+
+    async def _fold_again(self, client: Client, subscription: Subscription, view: MarketView, sequence: int) -> int:
+        past = MarketView(view.stream, self._feed, recent=0)
+        await past.start(self._archives.journal, self._archives.storage, upto=sequence)
+        async for records in self._archives.journal.read(view.stream, start=sequence + 1, end=view.position):
+            for at in range(0, len(records), _CHUNK):
+                await self._room(client)
+                self._offer(client, subscription, past.changes(block_of(records[at : at + _CHUNK])))
+            if past.position >= view.recent.since:
+                break
+        return past.position
+
+    async def _room(self, client: Client) -> None:
+        """Return when the client's buffer has some."""
+        await self.clock.sleep(0)
+        while client.buffer.fill > _FULL:
+            await self.clock.sleep(_WAIT_S)
+
+    def _offer(self, client: Client, subscription: Subscription, updates: Sequence[Update]) -> None:
+        realtime = subscription.mode == "realtime"
+        client.offer([u for u in updates if (realtime or u.channel not in STATE_CHANNELS) and self._matches(subscription.selectors, u)])
+
+    def _matches(self, chosen: frozenset[Selector], update: Update) -> bool:
+        channel, symbol = update.topic
+        if (channel, "symbol", symbol) in chosen or (channel, "all", "") in chosen:
+            return True
+        series, category = self.views.kinds(symbol)
+        return (channel, "series", series) in chosen or (channel, "category", category) in chosen

@@ -1,0 +1,258 @@
+"""All that the gateway knows just now: the views of the environment's market streams, of its days, and what markets are called."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from itertools import islice
+
+from journal.clock import Clock
+from journal.entry import Record
+from journal.errors import HoleInStream, NotFound, StorageError, StoreError
+from journal.protocols import JournalReader, Storage
+from journal.subjects import Stream
+from projections.book import BookView
+from projections.status import StatusView
+from projections.ticker import TickerView
+from projections.trades import TradeView
+from ssmd.gateway import message as m
+from ssmd.gateway.message import Update, when
+from ssmd.gateway.request import Selector
+from ssmd.gateway.view import MarketView, Publish
+from ssmd.secmaster.query import near
+from ssmd.secmaster.view import View as Markets
+
+_RETRY_S = 1.0
+_REFRESH_S = 5.0
+_COMPARED = 5_000  # symbols that an unknown one is compared with
+_NEAR = 5
+
+
+class DayView:
+    """The days of an environment: the newest event of each of the last ones."""
+
+    def __init__(self, env: str, *, most: int = 32) -> None:
+        self.stream = Stream(env, domain="day")
+        self.position = 0
+        self._most = most
+        self._days: dict[str, Update] = {}
+        self._states: dict[str, str] = {}
+        self._before = 0
+
+    def newest(self) -> Update | None:
+        """The latest day, as it is now."""
+        return self._days[max(self._days)] if self._days else None
+
+    async def follow(self, journal: JournalReader, publish: Publish) -> None:
+        """Until cancelled. Raises `StoreError`."""
+        async for records in journal.read(self.stream, start=self.position + 1, follow=True):
+            publish(self.changes(records))
+
+    async def start(self, journal: JournalReader) -> None:
+        info = await journal.info(self.stream)
+        if info is None:
+            return
+        self.position = info.first - 1
+        async for records in journal.read(self.stream, start=info.first, end=info.last):
+            self.changes(records)
+
+    def changes(self, records: Sequence[Record]) -> list[Update]:
+        from ssmd.day.register import fact_of
+
+        out = []
+        for record in records:
+            self.position = record.sequence
+            fact = fact_of(self.stream, record)
+            if fact is None or not fact.day:
+                continue
+            detail = fact.detail
+            if fact.what == "moved":
+                self._states[fact.day] = str(detail.get("to", ""))
+            said = m.DayData(
+                kind="update", position=fact.position, prev_position=f"{self.stream.name}:{self._before}" if self._before else None,
+                date=fact.day, state=self._states.get(fact.day, "PENDING"), happened=fact.what, step=str(detail.get("step", "")),
+                who=fact.who, why=str(detail.get("why", "")), time=when(fact.at_ns), time_ns=fact.at_ns,
+            )  # fmt: skip
+            self._before = record.sequence
+            update = Update("day", "", self.stream.name, record.sequence, lambda _, said=said: said)  # type: ignore[misc]
+            self._days[fact.day] = update
+            while len(self._days) > self._most:
+                day = min(self._days)
+                del self._days[day]
+                self._states.pop(day, None)
+            out.append(update)
+        return out
+
+
+class Views:
+    """`start`, then `run`; questions at any time.
+
+    `markets` is the security master's file, where there is one, which `refresh` brings up to date.
+    """
+
+    def __init__(
+        self,
+        env: str,
+        feed: str,
+        shards: Sequence[str],
+        clock: Clock,
+        *,
+        markets: Markets | None = None,
+        refresh: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        self.shards = [MarketView(Stream(env, shard=shard), feed) for shard in shards]
+        self.days = DayView(env)
+        self.error = ""  # what is being retried; "" when all is well
+        self._clock = clock
+        self._markets = markets
+        self._refresh = refresh
+        self._of: dict[str, MarketView] = {}
+        self._kinds: dict[str, tuple[str, str]] = {}
+
+    # --- following ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        return all(view.ready for view in self.shards)
+
+    async def start(self, journal: JournalReader, storage: Storage) -> None:
+        """Fold up to the present. Raises `HoleInStream`; a journal or storage that is away is waited for, see `error`."""
+        for view in self.shards:
+            await self._patiently(lambda v=view: v.start(journal, storage))  # type: ignore[misc]
+        await self._patiently(lambda: self.days.start(journal))
+
+    async def run(self, journal: JournalReader, publish: Publish) -> None:
+        """Follow until cancelled. Raises `HoleInStream`: start again, from a checkpoint."""
+        async with asyncio.TaskGroup() as group:
+            for view in self.shards:
+                group.create_task(self._patiently(lambda v=view: v.follow(journal, publish)))  # type: ignore[misc]
+            group.create_task(self._patiently(lambda: self.days.follow(journal, publish)))
+            if self._refresh and self._markets:
+                group.create_task(self._name_markets(self._markets, self._refresh))
+
+    async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await work()
+            except StoreError as error:
+                self.error = str(error)
+                await self._clock.sleep(_RETRY_S)
+            else:
+                self.error = ""
+                return
+
+    async def _name_markets(self, markets: Markets, refresh: Callable[[], Awaitable[object]]) -> None:
+        place = None
+        while True:
+            try:
+                await refresh()
+                if (now := markets.place) != place:
+                    place = now
+                    self._kinds.clear()
+            except (StoreError, TimeoutError, HoleInStream):
+                pass  # names are as old as they are; the stream goes on
+            await self._clock.sleep(_REFRESH_S)
+
+    # --- questions ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def position(self) -> str:
+        """Of the first stream."""
+        return self.positions()[0]
+
+    def positions(self) -> list[str]:
+        """How far each market stream is folded."""
+        return [f"{view.stream.name}:{view.position}" for view in self.shards]
+
+    async def lag(self, journal: JournalReader) -> dict[str, int]:
+        """Entries of each stream that are not folded yet. Raises `StoreError`."""
+        found = {}
+        for view in self.shards:
+            info = await journal.info(view.stream)
+            found[view.stream.name] = max(0, info.last - view.position) if info else 0
+        return found
+
+    def symbols(self) -> list[str]:
+        """Every symbol of which anything is known, sorted."""
+        return sorted(set().union(*(view.symbols() for view in self.shards)))
+
+    def of(self, symbol: str) -> MarketView | None:
+        """The view that knows the symbol."""
+        if (found := self._of.get(symbol)) is None:
+            found = next((view for view in self.shards if view.knows(symbol)), None)
+            if found:
+                self._of[symbol] = found
+        return found
+
+    def _view(self, what: str, symbol: str) -> MarketView:
+        if found := self.of(symbol):
+            return found
+        raise NotFound(what, symbol, self.near(symbol))
+
+    def book(self, symbol: str) -> BookView:
+        """Raises `NotFound`, as the following ones."""
+        return self._view("book", symbol).books.book(symbol)
+
+    def trade(self, symbol: str) -> TradeView:
+        return self._view("trades of", symbol).trades.trade(symbol)
+
+    def ticker(self, symbol: str) -> TickerView:
+        return self._view("ticker of", symbol).tickers.ticker(symbol)
+
+    def status(self, symbol: str) -> StatusView:
+        return self._view("status of", symbol).statuses.status(symbol)
+
+    def recent_trades(self, symbol: str, limit: int) -> list[Update]:
+        """The newest trades, newest first, as far as they are kept in memory."""
+        view = self.of(symbol)
+        return view.recent_trades(symbol, limit) if view else []
+
+    def snapshot(self, channel: str, symbol: str) -> Update | None:
+        """A state-like topic's state as a message."""
+        if channel == "day":
+            return self.days.newest()
+        view = self.of(symbol)
+        return view.snapshot(channel, symbol) if view else None
+
+    def kinds(self, symbol: str) -> tuple[str, str]:
+        """Series and category. Without a security master a series is what stands before the first dash."""
+        if (found := self._kinds.get(symbol)) is None:
+            found = symbol.partition("-")[0], ""
+            if self._markets:
+                try:
+                    row = self._markets.rows([symbol]).get(symbol)
+                except StorageError:
+                    return found
+                if row and row.known.market:
+                    found = row.known.market.series or found[0], row.known.market.category
+            self._kinds[symbol] = found
+        return found
+
+    def matching(self, selector: Selector) -> Iterable[str]:
+        """Symbols of which there is something that `selector` chooses."""
+        _, kind, name = selector
+        if kind == "symbol":
+            return (name,)
+        if kind == "all":
+            return self.symbols()
+        at = 0 if kind == "series" else 1
+        return [symbol for symbol in self.symbols() if self.kinds(symbol)[at] == name]
+
+    def is_known(self, symbol: str) -> bool:
+        """Whether there is such a market, though nothing was captured of it."""
+        if self.of(symbol):
+            return True
+        try:
+            return self._markets is not None and symbol in self._markets.rows([symbol])
+        except StorageError:
+            return False
+
+    def near(self, symbol: str) -> list[str]:
+        """Symbols like one that is unknown."""
+        known = list(islice((s for view in self.shards for s in view.symbols()), _COMPARED))
+        if self._markets:
+            with suppress(StorageError):
+                known += near(self._markets, symbol)
+        return get_close_matches(symbol, sorted(set(known)), n=_NEAR, cutoff=0.4)
