@@ -2,6 +2,10 @@
 
 ``ssmd_key_expires_timestamp_seconds{env,key}``: when a key expires, in seconds since 1970; none for a key of which it is not known:
 without `rotation_days` or certificate, never set, or its source does not say when it was.
+
+``ssmd_secmaster_markets{env,status}``: how many markets are in a state, `unknown` among them even if there is none;
+``ssmd_secmaster_synced_timestamp_seconds{env}``: when the newest synchronisation of them began. Of the process that keeps them up to date
+(`ssmd run secmaster`), or written by ``ssmd secmaster stats --textfile``; none while there is no view of them.
 """
 
 from __future__ import annotations
@@ -21,10 +25,13 @@ from journal.errors import CallerError, StoreError
 from ssmd.keys.check import KeyState, examine
 
 if TYPE_CHECKING:
+    from ssmd.secmaster.glance import Glance
     from ssmd.settings import Settings
 
 REFRESH_NS = 3_600 * 10**9  # keys change rarely, and asking a vault costs it something
 EXPIRES = "ssmd_key_expires_timestamp_seconds"
+MARKETS = "ssmd_secmaster_markets"
+SYNCED = "ssmd_secmaster_synced_timestamp_seconds"
 
 
 class KeyExpiry(Collector):
@@ -58,8 +65,40 @@ class KeyExpiry(Collector):
         self._known = kept | {s.name: s.expires_ns for s in states if s.expires_ns}
 
 
-def registry_of(settings: Settings) -> CollectorRegistry:
-    """What a process of this environment has to say."""
+class MarketStates(Collector):
+    """How many markets are in which state, and how old that is. `look` is called in the scraper's thread at each scrape."""
+
+    def __init__(self, env: str, look: Callable[[], Glance | None]) -> None:
+        self._env = env
+        self._look = look
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        markets, synced = self.describe()
+        if glance := self._look():
+            for status, count in ({"unknown": 0} | glance.by_status).items():
+                markets.add_metric([self._env, status], count)
+            if glance.synced_ns:
+                synced.add_metric([self._env], glance.synced_ns / 1e9)
+        return [markets, synced]
+
+    def describe(self) -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+        return (
+            GaugeMetricFamily(MARKETS, "Markets that are there, by state.", labels=["env", "status"]),
+            GaugeMetricFamily(SYNCED, "When the newest synchronisation with a venue began.", labels=["env"]),
+        )
+
+
+def market_states(settings: Settings) -> MarketStates:
+    """Those of the environment's view on this machine."""
+    from ssmd.secmaster.glance import glance_at
+    from ssmd.secmaster.reading import path_of
+
+    path = path_of(settings.data_dir, settings.env)
+    return MarketStates(settings.env, lambda: glance_at(path))
+
+
+def registry_of(settings: Settings, *, markets: bool = False) -> CollectorRegistry:
+    """What a process of this environment has to say; with `markets` one that keeps them up to date."""
     from ssmd.keys.resolve import Resolver
 
     environment = settings.environment
@@ -70,6 +109,8 @@ def registry_of(settings: Settings) -> CollectorRegistry:
         return examine(environment, Resolver(settings.env, environment.keys, place), place)
 
     registry.register(KeyExpiry(settings.env, look, place.clock))
+    if markets:
+        registry.register(market_states(settings))
     return registry
 
 
@@ -91,10 +132,10 @@ def serve_metrics(bind: str, registry: CollectorRegistry) -> Iterator[int]:
         thread.join()
 
 
-def write_textfile(path: Path, env: str, states: Sequence[KeyState], clock: Clock) -> None:
-    """The gauge, whole or not at all, for node_exporter's textfile collector. Raises `StoreError`."""
+def write_textfile(path: Path, collector: Collector) -> None:
+    """Its gauges, whole or not at all, for node_exporter's textfile collector. Raises `StoreError`."""
     registry = CollectorRegistry()
-    registry.register(KeyExpiry(env, lambda: states, clock))
+    registry.register(collector)
     try:
         write_to_textfile(str(path), registry)
     except OSError as error:

@@ -134,15 +134,15 @@ def output_of(ctx: click.Context) -> str:
     return str(ctx.meta.get(_KEY, {}).get("output", ""))
 
 
-def metered(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Below `configured`: add --metrics, which serves the process's metrics while the command runs."""
+def metered(function: Callable[..., Any], *, markets: bool = False) -> Callable[..., Any]:
+    """Below `configured`: add --metrics, which serves the process's metrics while the command runs; with `markets` also theirs."""
 
     def wrapper(*args: Any, metrics: str, settings: Any, **kwargs: Any) -> Any:
         if not metrics:
             return function(*args, settings=settings, **kwargs)
         from ssmd.metrics import registry_of, serve_metrics
 
-        with serve_metrics(metrics, registry_of(settings)):
+        with serve_metrics(metrics, registry_of(settings, markets=markets)):
             return function(*args, settings=settings, **kwargs)
 
     option = click.option("--metrics", default="", metavar="HOST:PORT", help="Serve Prometheus metrics there, such as 127.0.0.1:9464.")

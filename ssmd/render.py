@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # Characters that move a terminal's cursor, colour it or write into its title: shown, not obeyed. What others wrote is in tables.
 _CONTROLS = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
 
+_WHOLE = {"symbol"}  # columns that are copied from a table into the next command
+
 # Fewest decimals (price, size) a venue itself shows; trailing zeros are trimmed down to them.
 LEAST_DECIMALS = {"kalshi": (4, 2)}
 
@@ -145,7 +147,7 @@ def _table(values: Sequence[Mapping[str, Any]], title: str) -> None:
         return
     table = Table(title=title or None, header_style="bold", box=None, pad_edge=False)
     for name, value in values[0].items():
-        table.add_column(name, justify="right" if isinstance(value, int) else "left", overflow="fold")
+        table.add_column(name, justify="right" if isinstance(value, int) else "left", overflow="fold", no_wrap=name in _WHOLE)
     for value in values:
         table.add_row(*(v if isinstance(v, Text) else Text(harmless(_cell(v))) for v in value.values()))  # a Text has a colour
     console.print(table)

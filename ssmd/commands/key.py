@@ -112,9 +112,9 @@ def check(ctx: click.Context, *, textfile: Path | None, settings: Settings, outp
     states, now_ns = _states(settings)
     if textfile:
         from ssmd.clock import machine_clock
-        from ssmd.metrics import write_textfile
+        from ssmd.metrics import KeyExpiry, write_textfile
 
-        write_textfile(textfile, settings.env, states, machine_clock())
+        write_textfile(textfile, KeyExpiry(settings.env, lambda: states, machine_clock()))
     _print(settings, states, now_ns, output)
     ctx.exit(_code(states))
 

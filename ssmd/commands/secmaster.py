@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 _STATUSES = ("pending", "active", "paused", "closed", "determined", "settled", "unknown")
 _SHOWN = 100
+_EXAMPLES = 5
 _NOTHING = "no markets are known yet: `ssmd secmaster sync` asks the venue"
 _as_of = click.option("--as-of", type=MOMENT, metavar="TIME", help="As it was then: 2026-08-10T21:50:00Z, or 2h for two hours ago.")
 
@@ -81,13 +84,22 @@ def list_(
             found = [documents.line(f.symbol, f.market) for f in query.select(opened.view, wanted, limit + 1)]
             hint = "" if found else query.near_names(opened.view, wanted)
         shown = found[:limit]
-        render.rows([documents.shortened(row) for row in shown] if output == "table" else shown, output, title="markets")
+        _print_markets(shown, output)
         if hint:
             click.echo(f"ssmd: {hint}", err=True)
         if len(found) > limit:
             click.echo(f"ssmd: these are the first {limit}; --limit N shows more", err=True)
 
     asyncio.run(run())
+
+
+def _print_markets(found: list[dict[str, Any]], output: str) -> None:
+    from ssmd.secmaster.documents import shortened
+
+    if output == "table":
+        width = shutil.get_terminal_size().columns
+        found = [shortened(row, width) for row in found]
+    render.rows(found, output, title="markets")
 
 
 @secmaster.command(
@@ -139,7 +151,7 @@ def search(*, query: str, limit: int, settings: Settings, output: str) -> None:
             found = [
                 {**documents.line(f.symbol, f.market), "rank": round(f.rank, 3)} for f in search(opened.view, query, limit)
             ]  # fmt: skip
-            render.rows([documents.shortened(row) for row in found] if output == "table" else found, output, title="markets")
+            _print_markets(found, output)
 
     asyncio.run(run())
 
@@ -233,18 +245,35 @@ def export(*, as_of: int | None, form: str, target: str | None, settings: Settin
     asyncio.run(run())
 
 
-@secmaster.command(epilog=examples("ssmd secmaster stats local", "ssmd secmaster stats local -o json"))
+@secmaster.command(
+    epilog=examples(
+        "ssmd secmaster stats local",
+        "ssmd secmaster stats local -o json",
+        "ssmd secmaster stats local --textfile /var/lib/node_exporter/ssmd-markets.prom",
+    )
+)
 @environment_argument
 @_as_of
+@click.option("--textfile", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Also write Prometheus metrics there.")
 @configured
-def stats(*, as_of: int | None, settings: Settings, output: str) -> None:
-    """Count the markets of ENV, and say when they were last synchronised."""
+def stats(*, as_of: int | None, textfile: Path | None, settings: Settings, output: str) -> None:
+    """Count the markets of ENV, and say when they were last synchronised, and which are in a state that has no name here."""
+    if textfile and as_of is not None:
+        raise click.UsageError("--textfile is of now: leave --as-of out")
 
     async def run() -> None:
-        from ssmd.secmaster.query import counts, last_syncs
+        from ssmd.secmaster.query import Filter, counts, last_syncs, select
 
         async with _opened(settings, as_of) as opened:
             document = counts(opened.view) | {"position": f"{opened.history.stream.name}:{opened.view.place.sequence}"}
-            render.one(document | {"syncs": last_syncs(opened.view)}, output)
+            unknown = [f.symbol for f in select(opened.view, Filter(status="unknown"), _EXAMPLES)]
+            render.one(document | {"unknown": unknown, "syncs": last_syncs(opened.view)}, output)
+        if textfile:
+            from ssmd.metrics import market_states, write_textfile
+
+            write_textfile(textfile, market_states(settings))
+        if unknown:
+            count, named = document["by_status"]["unknown"], ", ".join(map(render.plain, unknown))
+            click.echo(f"ssmd: {count} markets in a state that has no name here: {named}; `list --status unknown` has them", err=True)
 
     asyncio.run(run())

@@ -15,6 +15,8 @@ from ssmd.render import decimal_text, plain
 from ssmd.secmaster.past import Past
 
 _LIST_TITLE = 60
+_NARROW = ("symbol", "status", "expires", "title")
+_WIDE = 160
 
 
 def line(symbol: str, market: Market) -> dict[str, Any]:
@@ -26,10 +28,11 @@ def line(symbol: str, market: Market) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def shortened(row: dict[str, Any]) -> dict[str, Any]:
-    """For a table."""
+def shortened(row: dict[str, Any], width: int) -> dict[str, Any]:
+    """For a table on a terminal of `width` columns: on a narrow one what tells markets apart."""
     title = row["title"]
-    return {**row, "title": title if len(title) <= _LIST_TITLE else f"{title[: _LIST_TITLE - 1]}…"}
+    shown = row if width >= _WIDE else {name: row[name] for name in _NARROW} | {"expires": row["expires"][:16]}
+    return {**shown, "title": title if len(title) <= _LIST_TITLE else f"{title[: _LIST_TITLE - 1]}…"}
 
 
 def whole(market: Market) -> dict[str, Any]:

@@ -149,6 +149,22 @@ def test_stats(ask: Ssmd) -> None:
     document = ask("stats", "-o", "json").document
     schema.check("secmaster_stats", document)
     assert (document["markets"], document["by_status"]) == (121, {"active": 120, "paused": 1})
+    assert document["unknown"] == []
+
+
+def test_a_state_without_a_name_is_an_alarm(ssmd: Ssmd, tmp_path: Path) -> None:
+    (tmp_path / "new.jsonl").write_text(lines([replace(GOLD, symbol="KX\x1b[31m", status="unknown", venue_status="frozen"), *MARKETS[:3]]))
+    assert ssmd("secmaster", "import", "local", tmp_path / "new.jsonl").code == 0
+    ran = ssmd("secmaster", "stats", "local", "--textfile", tmp_path / "markets.prom", "-o", "json")
+    assert (ran.code, ran.document["unknown"]) == (0, ["KX\x1b[31m"])
+    assert "1 markets in a state that has no name here: KX\\x1b[31m;" in ran.err
+    assert 'ssmd_secmaster_markets{env="local",status="unknown"} 1.0' in (tmp_path / "markets.prom").read_text().splitlines()
+    assert ssmd("secmaster", "stats", "local", "--textfile", tmp_path / "x.prom", "--as-of", "1h").code == 2
+    assert ssmd("secmaster", "stats", "local", "--textfile", tmp_path / "none" / "x.prom").code == 2
+    for args in (("changes", "local", "-o", "table"), ("show", "local", "KX\x1b[3m"), ("list", "local", "-o", "table")):
+        ran = ssmd("secmaster", *args)  # nobody's terminal is told what to do
+        assert "\x1b[31m" not in ran.out + ran.err
+        assert "\\x1b[31m" in ran.out + ran.err
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
