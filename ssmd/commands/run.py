@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,7 @@ async def _projector(settings: Settings, shard: str) -> int:
 @click.option("--every", type=DURATION, default="15m", show_default=True, metavar="DURATION", help="How often the venue is asked.")
 @click.pass_context
 @configured
-@metered
+@partial(metered, markets=True)
 def secmaster(
     ctx: click.Context, *, feed: str | None, shard: str, rest_url: str | None, every: int, settings: Settings, output: str
 ) -> None:  # fmt: skip
