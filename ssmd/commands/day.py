@@ -40,7 +40,7 @@ def status(*, settings: Settings, output: str, watch: bool) -> None:
         while True:
             known, now_ns = await desk.register.dates(), desk.clock.wall_ns()
             days = [await desk.register.get(d) for d in known[-1:]] or [await desk.register.get(desk.calendar.today(now_ns))]
-            days = [*(d for d in await desk.register.open() if d.day != days[0].day), *days]
+            days = [*(d for d in await desk.register.open(mode="") if d.day != days[0].day), *days]
             lives = await runner_lives(settings, desk.clock)
             rows = [line(d, now_ns, runner=lives) for d in days]
             rows = [readable(r) for r in rows] if _is_table(output) else rows
@@ -111,8 +111,8 @@ def show(*, settings: Settings, output: str, date: str) -> None:
 @configured
 def schedule(*, settings: Settings, output: str, limit: int) -> None:
     """When days begin and end next, and whether by themselves."""
-    from ssmd.clock import machine_clock
     from ssmd import render
+    from ssmd.clock import machine_clock
     from ssmd.day.calendar import Calendar
     from ssmd.day.schedule import upcoming
     from ssmd.moments import rfc3339

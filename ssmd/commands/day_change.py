@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssmd.commands.day_desk import Desk, at_desk, carried_out, chosen_day, parts_of, running, watched
+from ssmd.commands.day_desk import Desk, at_desk, carried_out, chosen_day, made, parts_of, running, watched
 from ssmd.options import DURATION, configured, environment_argument, examples
 from ssmd.settings import Settings
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from ssmd.day.runner import Runner
 
 
@@ -59,25 +62,46 @@ def run_(ctx: click.Context, *, settings: Settings, output: str, duration: int |
     ctx.exit(asyncio.run(at_desk(settings, work)))
 
 
-@click.command(epilog=examples("ssmd day start", "ssmd day start kalshi-prod --why 'after the venue upgrade'"))
+@click.command(
+    epilog=examples(
+        "ssmd day start",
+        "ssmd day start kalshi-prod --why 'after the venue upgrade'",
+        "ssmd day start kalshi-prod --mode replay --date 2026-11-20 --from recordings/2026-11-20.ndjson.gz",
+        "ssmd day start kalshi-prod --mode replay --date 2026-11-20 --from-env kalshi-standby",
+        "ssmd day start local --mode replay --date 2026-11-20 --from-env kalshi-prod --from-storage s3://market-data/ssmd",
+    )
+)
 @environment_argument
 @_date
-@click.option("--mode", type=click.Choice(["live", "replay"]), default="live", show_default=True, help="replay is not built yet.")
+@click.option(
+    "--mode", type=click.Choice(["live", "replay"]), default="live", show_default=True, help="replay: make a day that was missed."
+)
+@click.option("--from", "from_path", type=click.Path(path_type=Path), metavar="PATH", help="Replay: a recording, or a folder of them.")
+@click.option("--from-env", metavar="NAME", help="Replay: from this environment's archive.")
+@click.option("--from-storage", metavar="URL", help="Replay: where that archive is, if not where the environment's file says.")
 @_why
 @venue_options
 @click.pass_context
 @configured
 def start(
-    ctx: click.Context, *, settings: Settings, output: str, date: str | None, mode: str, why: str, duration: int | None, **venue: Any
-) -> None:
-    """Start today's day. Where no runner lives, this process becomes it and goes on until Ctrl-C."""
+    ctx: click.Context, *, settings: Settings, output: str, date: str | None, mode: str, from_path: Path | None, from_env: str | None,
+    from_storage: str | None, why: str, duration: int | None, **venue: Any,
+) -> None:  # fmt: skip
+    """Start today's day. Where no runner lives, this process becomes it and goes on until Ctrl-C.
+
+    With --mode replay a day that nobody captured is made from recordings or from another environment's archive: its entries go into the
+    shard `import`, and are archived, folded, verified and recorded. Killed, it goes on when it is run again. Exit 1 when it does not
+    come to be COMPLETE.
+    """
     del output
     from journal.errors import CallerError
 
-    if mode == "replay":
-        raise CallerError("--mode replay is not built yet; bring a recording of a missed day in with `ssmd data import`")
-
     wanted = chosen_day(settings, date)
+    given = {"recording": str(from_path.absolute()) if from_path else "", "environment": from_env or "", "storage": from_storage or ""}
+    if mode == "replay":
+        ctx.exit(asyncio.run(at_desk(settings, lambda desk: _replayed(desk, wanted, given), why, take=False, write=True)))
+    if any(given.values()):
+        raise CallerError("--from, --from-env and --from-storage are for --mode replay")
 
     async def work(desk: Desk) -> int:
         if not desk.mine:
@@ -93,6 +117,20 @@ def start(
         return await running(desk, venue, duration, drive)
 
     ctx.exit(asyncio.run(at_desk(settings, work, why)))
+
+
+async def _replayed(desk: Desk, wanted: date | None, given: dict[str, str]) -> int:
+    from journal.errors import CallerError
+    from ssmd.day.backfill import captured
+    from ssmd.day.supply import open_supply
+
+    if wanted is None:
+        raise CallerError("--mode replay makes a day that has gone by: name it with --date")
+    if bool(given["recording"]) == bool(given["environment"]) or (given["storage"] and not given["environment"]):
+        raise CallerError("--mode replay needs --from PATH, or --from-env NAME (with --from-storage URL where it is elsewhere)")
+    supply = open_supply(desk.settings, desk.clock, given)
+    await desk.operator.replay(wanted, supply.facts, lambda: captured(parts_of(desk), wanted))
+    return await made(desk, wanted)
 
 
 @click.command(epilog=examples("ssmd day end", "ssmd day end kalshi-prod --date 2026-11-21 --force --why 'the disk is lost'"))
@@ -147,22 +185,29 @@ def recover(ctx: click.Context, *, settings: Settings, output: str, dry_run: boo
     from ssmd import render
 
     async def work(desk: Desk) -> int:
+        from ssmd.day.backfill import plan_bring, plan_close
         from ssmd.day.ending import plan_end
         from ssmd.day.runner import runner_lives
         from ssmd.day.starting import plan_start
 
         parts = parts_of(desk)
-        found = await desk.operator.recoveries({"start": plan_start(parts), "end": plan_end(parts, desk.register)})
+        plans = {"start": plan_start(parts), "end": plan_end(parts, desk.register), "bring": plan_bring(parts), "close": plan_close(parts)}
+        found = await desk.operator.recoveries(plans)
         if not desk.mine and await runner_lives(settings, desk.clock):
-            found = [r for r in found if r.move]  # it sees to the others
+            found = [r for r in found if r.move or r.mode == "replay"]  # it sees to the others
         rows = [{**r._asdict(), "day": r.day.isoformat()} for r in found]
         render.rows(rows, output, title="days to recover")
         if dry_run:
             return 0
         for recovery in found:
             await desk.operator.recover(recovery)
+        replayed = [r.day for r in found if r.mode == "replay"]
+        found = [r for r in found if r.mode != "replay"]
+        code = max([await made(desk, day) for day in replayed], default=0)
+        if replayed and not found:
+            return code
         if not desk.mine:
-            return max([await watched(desk, r.day) for r in found], default=0)
+            return max([await watched(desk, r.day) for r in found], default=code)
         if all("ENDING" in (r.move, r.state) for r in found):  # nothing has to live on
             return max([await carried_out(desk, r.day) for r in found], default=0)
         return await running(desk, venue, duration, lambda runner: runner.run(first=False))

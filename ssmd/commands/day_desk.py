@@ -36,8 +36,8 @@ class Desk(NamedTuple):
 
 def chosen_day(settings: Settings, text: str | None) -> date | None:
     """The trading day that people mean. Raises `CallerError`."""
-    from ssmd.clock import machine_clock
     from journal.day import to_date
+    from ssmd.clock import machine_clock
     from ssmd.moments import parse_date
     from ssmd.wiring import day_rule
 
@@ -45,7 +45,7 @@ def chosen_day(settings: Settings, text: str | None) -> date | None:
 
 
 @asynccontextmanager
-async def _desk(settings: Settings, why: str, *, take: bool) -> AsyncIterator[Desk]:
+async def _desk(settings: Settings, why: str, *, take: bool, write: bool) -> AsyncIterator[Desk]:
     from ssmd.clock import machine_clock
     from ssmd.day.calendar import Calendar
     from ssmd.day.operations import Operator
@@ -65,14 +65,16 @@ async def _desk(settings: Settings, why: str, *, take: bool) -> AsyncIterator[De
         async with runner_held(settings, clock) as mine:
             yield mine
 
-    async with held() as mine, open_journal(settings, clock, read_only=not take) as journal:
+    async with held() as mine, open_journal(settings, clock, read_only=not (take or write)) as journal:
         register = Register(journal, clock, settings.env, calendar.rule)
         yield Desk(settings, clock, journal, register, calendar, Operator(register, calendar, clock, whoami(), why), mine)
 
 
-async def at_desk(settings: Settings, work: Callable[[Desk], Awaitable[int]], why: str = "", *, take: bool = True) -> int:
-    """`work`'s exit code. With `take` this process is the runner if none lives."""
-    async with _desk(settings, why, take=take) as desk:
+async def at_desk(
+    settings: Settings, work: Callable[[Desk], Awaitable[int]], why: str = "", *, take: bool = True, write: bool = False
+) -> int:
+    """`work`'s exit code. With `take` this process is the runner if none lives; without, with `write`, it may change days all the same."""
+    async with _desk(settings, why, take=take, write=write) as desk:
         return await work(desk)
 
 
@@ -122,6 +124,17 @@ async def carried_out(desk: Desk, date: date) -> int:
 
     found = await Runner(parts_of(desk), desk.register, process(), tell).carry_out(date)
     return 0 if found.state in {"ACTIVE", "COMPLETE"} else 1
+
+
+async def made(desk: Desk, date: date) -> int:
+    """Go on with a day that is made from a source."""
+    from ssmd.day.backfill import backfilling, carry_out
+    from ssmd.keys.change import whoami
+    from ssmd.wiring import process
+
+    async with backfilling(desk.settings, desk.clock):
+        found = await carry_out(parts_of(desk), desk.register, date, process(), tell, asker=whoami())
+    return 0 if found.state == "COMPLETE" else 1
 
 
 async def watched(desk: Desk, date: date, *, rolling: bool = False) -> int:

@@ -62,7 +62,7 @@ class _End:
             for stream in streams:
                 if await self._info(stream):
                     projector = Projector(self._p.journal, self._p.storage, stream, self._p.clock)
-                    await _beating(work, projector.catch_up(), lambda p=projector: f"{p.stream.name}: folded to {p.position}")  # type: ignore[misc]
+                    await beating(work, projector.catch_up(), lambda p=projector: f"{p.stream.name}: folded to {p.position}")  # type: ignore[misc]
         found = [e for s in streams if (e := await self._bounds(s, work.day)).entries or s in self._p.streams]
         system = await self._info(self._system)
         return {"entries": sum(e.entries for e in found), "streams": as_result(found), "system": system.last if system else 0}
@@ -102,7 +102,7 @@ class _End:
             lock = archiver_lock(settings.data_dir, settings.env)
             async with held(lock, clock, waiting=lambda: work.beat("another archiver or an import is at work")):
                 archiver = Archiver(self._p.journal, self._p.storage, settings.env, clock, software=software())
-                await _beating(work, archiver.catch_up(), lambda: f"{sum(s.object_bytes for s in archiver.status())} bytes")
+                await beating(work, archiver.catch_up(), lambda: f"{sum(s.object_bytes for s in archiver.status())} bytes")
         objects = 0
         for found in extents:
             manifest = await asyncio.to_thread(find_manifest, self._p.storage, found.stream, to_int(work.day))
@@ -142,7 +142,7 @@ class _End:
             await self._p.clock.sleep(_POLL_S)
 
 
-async def _beating(work: Work, doing: object, text: Callable[[], str]) -> None:
+async def beating(work: Work, doing: object, text: Callable[[], str]) -> None:
     """Await `doing`, and tell that it lives while what `text` says changes."""
     task = asyncio.ensure_future(doing)  # type: ignore[call-overload]
     told = ""

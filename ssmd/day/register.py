@@ -86,9 +86,10 @@ class Register:
         """Days that something happened to, ascending."""
         return await dates(self.journal, self.env)
 
-    async def open(self) -> list[TradingDay]:
-        """Days that are STARTING, ACTIVE or ENDING, ascending."""
-        return [found for day in await self.dates() if (found := await self.get(day)).state in OPEN]
+    async def open(self, *, mode: str = "live") -> list[TradingDay]:
+        """Days of a `mode` ("" is any) that are STARTING, ACTIVE or ENDING, ascending."""
+        days = [await self.get(day) for day in await self.dates()]
+        return [d for d in days if d.state in OPEN and mode in {"", d.mode}]
 
     def _load(self, day: date) -> TradingDay:
         try:

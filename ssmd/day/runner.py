@@ -119,6 +119,8 @@ class Runner:
     async def carry_out(self, day: date) -> TradingDay:
         """The phase that `day` is in."""
         found = await self._register.get(day)
+        if found.mode != "live":
+            raise CallerError(f"{day} is made from a source; `ssmd day recover` goes on with it")
         plan: Sequence[Step] = plan_start(self._parts) if found.phase == "start" else plan_end(self._parts, self._register)
         return await self.driver.run(day, plan)
 
@@ -169,8 +171,13 @@ class Runner:
             return
         for day in await self._register.dates():
             # What is COMPLETE stays so.
-            if self._states.get(day) is not State.COMPLETE:
-                self._states[day] = State((await self._register.get(day)).state)
+            if self._states.get(day) is State.COMPLETE:
+                continue
+            found = await self._register.get(day)
+            if found.mode == "live":
+                self._states[day] = State(found.state)
+            else:  # whoever makes it afterwards carries it out, too
+                self._states.pop(day, None)
         self._seen = last
 
     def _open(self) -> list[date]:

@@ -15,6 +15,7 @@ from journal.errors import CallerError, StorageError, VenueUnavailable
 from journal.protocols import Journal, Storage
 from journal.subjects import Stream
 from ssmd.day.activity import Processes, Result, Step, Work
+from ssmd.day.calendar import Calendar
 from ssmd.day.extent import shards_of
 from ssmd.settings import Settings
 
@@ -82,7 +83,8 @@ class _Start:
         from ssmd.metadata.validation import check
 
         settings, project = self._p.settings, self._p.settings.project
-        findings = [] if project.packaged else await asyncio.to_thread(check, project, today=work.day)
+        today = Calendar(settings.environment.schedule).today(self._p.clock.wall_ns())  # also where a day long gone is made
+        findings = [] if project.packaged else await asyncio.to_thread(check, project, today=today)
         # Another environment's errors are not this day's.
         others = {project.shown(project.environments.path(n)) for n in project.environments.names() if n != settings.env}
         findings = [f for f in findings if f.file not in others]

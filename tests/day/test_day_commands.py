@@ -35,9 +35,16 @@ def test_what_cannot_be_is_refused(data: Path, capsys: pytest.CaptureFixture[str
     tomorrow = (datetime.now(UTC) + timedelta(days=2)).date().isoformat()
     for args, said in (
         (["status", "nope"], "no environment 'nope'"),
-        (["start", "--mode", "replay"], "replay is not built yet"),
+        (["start", "--mode", "replay", "--from", "."], "name it with --date"),
+        (["start", "--mode", "replay", "--date", "2020-01-01"], "needs --from PATH, or --from-env NAME"),
+        (["start", "--mode", "replay", "--date", "2020-01-01", "--from", ".", "--from-env", "x"], "needs --from PATH, or --from-env NAME"),
+        (["start", "--mode", "replay", "--date", "2020-01-01", "--from-env", "nope"], "no environment 'nope'"),
+        (["start", "--mode", "replay", "--date", "2020-01-01", "--from-env", "local"], "this environment's own archive"),
+        (["start", "--mode", "replay", "--date", "today", "--from", "."], "is not over before"),
+        (["start", "--mode", "replay", "--date", tomorrow, "--from", "."], f"{tomorrow} is in the future"),
+        (["start", "--from", "."], "are for --mode replay"),
         (["start", "--date", tomorrow], f"{tomorrow} is in the future"),
-        (["start", "--date", "2020-01-01"], "2020-01-01 has gone by"),
+        (["start", "--date", "2020-01-01"], "2020-01-01 has gone by, and live frames are of "),
         (["start", "--date", "2020-13-01"], "is not a date"),
         (["end"], "is PENDING: it cannot become ENDING, only STARTING; it was never started: ssmd day start"),
         (["roll"], "no day is ACTIVE"),
