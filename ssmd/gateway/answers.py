@@ -143,7 +143,7 @@ class Candles(Asked, kw_only=True):
     symbol: str
     interval_ns: int
     since_ns: int
-    until_ns: int
+    until_ns: Annotated[int, Meta(description="End of the last interval, which may go on.")]
     candles: Annotated[list[Candle], Meta(description="Oldest first; an interval without a trade is left out.")]
 
 

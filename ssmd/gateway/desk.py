@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from journal.clock import Clock
@@ -82,7 +82,6 @@ class Desk:
     clients: ClientRegister | None = None
     checks: Callable[[], Sequence[Check]] = tuple
     metrics: Callable[[], bytes] = bytes
-    documents: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def streams(self) -> list[Stream]:
@@ -93,6 +92,10 @@ class Desk:
     def view_of(self, symbol: str) -> LiveView | None:
         """The first live view that knows the symbol."""
         return next((view for view in self.views if view.ready and view.knows(symbol)), None)
+
+    def seen_ns(self, now_ns: int) -> int:
+        """Effective time of the newest entry that is folded; now where nothing is yet."""
+        return max((view.effective_ns for view in self.views if view.ready), default=0) or now_ns
 
     async def moment(self, text: str | None, now_ns: int, *, name: str = "as_of") -> AsOf | None:
         """What a parameter means. Raises `Problem`."""

@@ -93,8 +93,8 @@ class KeyDesk:
 
         def work() -> None:
             made = GatewayKey._create(  # noqa: SLF001
-                GatewayKey.Created, timestamp=_moment(now_ns), env=self._env, key_id=number, label=name, digest=key.digest, scopes=[*scopes],
-                feeds=[*feeds], at_ns=now_ns, expires_ns=expires_ns,
+                GatewayKey.Created, timestamp=_moment(now_ns), env=self._env, key_id=number, label=name, digest=key.digest,
+                scopes=[*scopes], feeds=[*feeds], at_ns=now_ns, expires_ns=expires_ns,
             )  # fmt: skip
             self._app.save(made, who=who, why=why)
 

@@ -72,7 +72,8 @@ async def list_markets(desk: Desk, call: Call) -> answers.Markets:
         return list(_select(view, query, after)), view.place.effective_ns
 
     found, at_ns = await desk.read(as_of, work)
-    lines = [_line(symbol, market, None if as_of else desk.view_of(symbol) is not None) for symbol, market in found]
+    known = as_of is None and all(view.ready for view in desk.views)
+    lines = [_line(symbol, market, desk.view_of(symbol) is not None if known else None) for symbol, market in found]
     if as_of is None and query.status in {None, "unknown"} and not (query.category or query.series or query.event):
         lines = _with_captured(desk, lines, found, after, query.limit + 1)
     page = lines[: query.limit]
@@ -169,7 +170,7 @@ async def show_market(desk: Desk, call: Call) -> answers.Market:
     stream, book, ticker = (live.stream, *_live(live, symbol)) if live else (*(known.book or (None, None)), known.ticker)
     if known.definition is None and stream is None and book is None and ticker is None:
         raise Problem("not-found", f"no market {symbol!r}", nearest=nearest_names(desk, symbol, known.near))
-    at_ns = as_of.ns if as_of else max((v.effective_ns for v in desk.views), default=call.now_ns)
+    at_ns = as_of.ns if as_of else desk.seen_ns(call.now_ns)
     status = known.status or (live and _live_status(live, symbol)) or "unknown"
     return answers.Market(
         **asked(at_ns), symbol=symbol, status=status, definition=known.definition,

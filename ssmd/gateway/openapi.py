@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import msgspec
 
 from ssmd.gateway.operation import MAX_TEXT, PARTS, NoQuery, Operation
 from ssmd.gateway.problem import KINDS, MEDIA, ProblemDocument
+from ssmd.software import software
 
 _REF = "#/components/schemas/{name}"
 _ALWAYS = (400, 403, 405, 414, 421, 429, 431, 500)  # wherever one asks; 401 and 503 depend
@@ -27,7 +27,7 @@ def describe(operations: Sequence[Operation]) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": "ssmd gateway", "version": _version(),
+            "title": "ssmd gateway", "version": software(),
             "description": "Exact books, trades and market state, now and at any past moment. The live stream is in /asyncapi.json.",
         },
         "paths": paths,
@@ -108,10 +108,3 @@ def _responses(operation: Operation) -> dict[str, Any]:
 
 def _is_struct(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind is not NoQuery
-
-
-def _version() -> str:
-    try:
-        return version("ssmd-stream")
-    except PackageNotFoundError:
-        return "0"

@@ -155,7 +155,7 @@ async def show_coverage(desk: Desk, call: Call) -> answers.CoverageAnswer:
         return found
 
     channels = await desk.past.ask(work)
-    at_ns = as_of.ns if as_of else max((v.effective_ns for v in desk.views), default=0) or now_ns
+    at_ns = as_of.ns if as_of else desk.seen_ns(now_ns)
     return answers.CoverageAnswer(**asked(at_ns), date=iso(day), channels=channels)
 
 
@@ -176,8 +176,8 @@ def _channel(stream: Stream, name: str, found: coverage.ChannelCoverage) -> answ
 async def list_streams(desk: Desk, call: Call) -> answers.Streams:
     as_of = await desk.moment(call.query.as_of, call.now_ns)
 
-    async def work(shelf: Shelf) -> list[answers.StreamLine]:
-        found = []
+    async def work(shelf: Shelf) -> tuple[list[answers.StreamLine], int]:
+        found, seen_ns = [], 0
         for stream in await shelf.journal.streams(desk.settings.env):
             info = await shelf.journal.info(stream)
             if info is None:
@@ -189,15 +189,15 @@ async def list_streams(desk: Desk, call: Call) -> answers.Streams:
             if last >= info.first:
                 async for records in shelf.journal.read(stream, start=last, end=last):
                     newest_ns = records[-1].entry.effective_ns
+            seen_ns = max(seen_ns, newest_ns)
             size = None if as_of else info.bytes
             found.append(
                 answers.StreamLine(stream=stream.name, first=info.first, last=max(0, last), bytes=size, newest_time=rfc3339(newest_ns))
             )
-        return found
+        return found, seen_ns
 
-    streams = await desk.now.ask(work)
-    at_ns = as_of.ns if as_of else max((v.effective_ns for v in desk.views), default=0) or call.now_ns
-    return answers.Streams(**asked(at_ns), streams=streams)
+    streams, seen_ns = await desk.now.ask(work)
+    return answers.Streams(**asked(as_of.ns if as_of else seen_ns or call.now_ns), streams=streams)
 
 
 # --- clients ----------------------------------------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ MAX_TEXT = 256  # characters of a name: a symbol, a category
 Method = Literal["GET", "POST", "DELETE"]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Limit = Annotated[int, Meta(ge=1, le=1_000, description="At most so many.")]
-CursorText = Annotated[str | None, Meta(max_length=1_000, description="`next` of the page before.")]
-Moment = Annotated[str | None, Meta(max_length=80, description="RFC 3339, or nanoseconds since 1970.")]
+CursorText = Annotated[str, Meta(max_length=1_000, description="`next` of the page before.")] | None
+Moment = Annotated[str, Meta(max_length=80, description="RFC 3339, or nanoseconds since 1970.")] | None
 _AT = re.compile(r"at `\$\.?([^`]*)`")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -28,10 +28,12 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 class Query(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """Parameters of a GET; a subclass adds its own."""
 
-    as_of: Annotated[
-        str | None,
-        Meta(max_length=80, description="As it was then: RFC 3339, nanoseconds since 1970, or a position `stream:sequence`."),
-    ] = None
+    as_of: (
+        Annotated[
+            str, Meta(max_length=80, description="As it was then: RFC 3339, nanoseconds since 1970, or a position `stream:sequence`.")
+        ]
+        | None
+    ) = None
 
 
 class NoQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from functools import cache
 
 from ssmd.gateway import answers, markets, operating, tape
 from ssmd.gateway.desk import Desk
 from ssmd.gateway.operation import Call, Operation, Query
+from ssmd.gateway.problem import encode
 
 
 async def _metrics(desk: Desk, call: Call) -> bytes:
@@ -15,13 +17,21 @@ async def _metrics(desk: Desk, call: Call) -> bytes:
 
 
 async def _openapi(desk: Desk, call: Call) -> bytes:
-    del call
-    return desk.documents["openapi"]
+    del desk, call
+    return documents()[0]
 
 
 async def _asyncapi(desk: Desk, call: Call) -> bytes:
-    del call
-    return desk.documents["asyncapi"]
+    del desk, call
+    return documents()[1]
+
+
+@cache
+def documents() -> tuple[bytes, bytes]:
+    """OpenAPI and AsyncAPI, as JSON."""
+    from ssmd.gateway import asyncapi, openapi
+
+    return encode(openapi.describe(OPERATIONS)), encode(asyncapi.describe())
 
 
 OPERATIONS: tuple[Operation, ...] = (

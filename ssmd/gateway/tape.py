@@ -107,9 +107,9 @@ async def list_candles(desk: Desk, call: Call) -> answers.Candles:
 
     bars = await desk.past.ask(work)
     found = [bar.candle(start_ns, desk.settings.feed) for start_ns, bar in sorted(bars.items())]
-    return answers.Candles(
-        **asked(until_ns), symbol=symbol, interval_ns=interval_ns, since_ns=since_ns, until_ns=until_ns, candles=found
-    )  # fmt: skip
+    at_ns = as_of.ns if as_of else min(until_ns, desk.seen_ns(call.now_ns))
+    end_ns = -(-until_ns // interval_ns) * interval_ns
+    return answers.Candles(**asked(at_ns), symbol=symbol, interval_ns=interval_ns, since_ns=since_ns, until_ns=end_ns, candles=found)
 
 
 class _Bar:
