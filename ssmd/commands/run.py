@@ -72,6 +72,7 @@ async def _connector(
     from journal.subjects import Stream
     from ssmd import render, venues
     from ssmd.clock import machine_clock
+    from ssmd.secmaster.access import open_choice
     from ssmd.services.connector import Connector
     from ssmd.wiring import day_rule, open_journal
 
@@ -92,7 +93,8 @@ async def _connector(
     chosen = Selection(tickers, series, everything=everything)
     if not (tickers or series or everything):
         chosen = venues.selection(settings, shard)
-    async with open_journal(settings, clock) as journal:
+    opened = open_journal(settings, clock)
+    async with opened as journal, open_choice(settings, clock, journal, chosen, feed=name, venue=venue) as choice:
         connector = Connector(
             journal, Stream(settings.env, shard=shard), clock, rng, feed=name, days=days,
             session=Session(
@@ -100,12 +102,11 @@ async def _connector(
                 headers=lambda now_ns: signers[0].headers("GET", path, now_ns) if signers else {}, another_key=another_key,
             ),
             adapters=lambda symbols, since_ns: adapter(symbols, since_ns=since_ns, pace=clock.rate),
-            markets=venue.rest(clock, rng),
-            selection=chosen,
+            choice=choice,
             instance=f"{socket.gethostname()}:{os.getpid()}",
         )  # fmt: skip
         status = connector.status
-        code = await _serve(connector.run(), lambda: f"{status.state}{f': {status.message}' if status.message else ''}")
+        code = await _serve(connector.run(), status.told)
         if output in {"json", "jsonl"}:
             lag = {f"p{q}": status.lag.quantile_ns(q / 100) for q in (50, 99)}
             counts = {name: getattr(status, name) for name in ("frames", "entries", "unparsed", "gaps", "connections", "symbols")}

@@ -8,21 +8,25 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from exchanges.backoff import Backoff
+from exchanges.markets import Selection
 from exchanges.venues import Venue
 from journal.clock import Clock
 from journal.day import to_date
 from journal.errors import CallerError
-from journal.protocols import Journal
+from journal.protocols import Journal, JournalReader
 from ssmd import venues
 from ssmd.keys.change import whoami
 from ssmd.render import Meter
+from ssmd.secmaster.choosing import Asked, Choice
 from ssmd.secmaster.ledger import Ledger
 from ssmd.secmaster.reading import History, catch_up, path_of, view_as_of
 from ssmd.secmaster.stream import secmaster
+from ssmd.secmaster.sync import Sync
 from ssmd.secmaster.view import View
 from ssmd.settings import Settings
 from ssmd.wiring import day_rule, open_journal, open_objects
 
+SIMULATED = "simulated"  # of whom a simulated venue's synchronisations say that they are
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.25, 4.0
 
 
@@ -31,13 +35,19 @@ class Opened(NamedTuple):
     history: History
 
 
+def archive_of(settings: Settings, clock: Clock) -> JournalReader | None:
+    """None where the environment has none."""
+    from journal.archive import ArchiveReader
+
+    return ArchiveReader(open_objects(settings), settings.env, clock) if settings.archived else None
+
+
 @asynccontextmanager
 async def open_history(settings: Settings, clock: Clock) -> AsyncIterator[History]:
     """Of the journal and the archive, or of the archive alone where the data directory has no journal."""
-    from journal.archive import ArchiveReader
     from journal.embedded import has_data
 
-    archive = ArchiveReader(open_objects(settings), settings.env, clock) if settings.archived else None
+    archive = archive_of(settings, clock)
     if archive and settings.embedded and not has_data(settings.data_dir):
         yield History(secmaster(settings.env), archive)
         return
@@ -68,15 +78,30 @@ async def open_ledger(settings: Settings, clock: Clock, journal: Journal | None 
         async with open_journal(settings, clock) as opened, open_ledger(settings, clock, opened) as ledger:
             yield ledger
         return
-    from journal.archive import ArchiveReader
-
-    archive = ArchiveReader(open_objects(settings), settings.env, clock) if settings.archived else None
+    archive = archive_of(settings, clock)
     view = View(path_of(settings.data_dir, settings.env))
     backoff = Backoff(random.SystemRandom(), _RETRY_FIRST_S, _RETRY_MOST_S)
     try:
         yield Ledger(journal, view, settings.env, clock, backoff, days=day_rule(settings), who=whoami(), archive=archive)
     finally:
         view.close()
+
+
+@asynccontextmanager
+async def open_choice(
+    settings: Settings, clock: Clock, journal: Journal, selection: Selection, *, feed: str, venue: venues.VenueAccess
+) -> AsyncIterator[Choice]:
+    """What a connector of `venue` chooses its markets with."""
+    from exchanges.venues import load
+
+    random_ = random.SystemRandom()
+    async with open_ledger(settings, clock, journal) as ledger:
+        # A simulated venue's address is another one each time it is started, and so are its markets.
+        simulated = settings.environment.venue.type != "live" and venue.signer is None
+        sync = Sync(ledger, clock, load(venue.parts.observed), load(venue.parts.due))
+        url, run = SIMULATED if simulated else venue.rest_url, random_.randbytes(8).hex()
+        asked = Asked(sync, venue.rest(clock, random_), feed, url, run, changing=simulated)
+        yield Choice(ledger, History(secmaster(settings.env), journal, archive_of(settings, clock)), selection, clock, asked)
 
 
 class DefinitionAccess(NamedTuple):

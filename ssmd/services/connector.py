@@ -1,5 +1,7 @@
 """The connector: one venue's frames into one journal stream, each once, in order, with the time it was read.
 
+Which markets is the security master's to say (`Roster`), when the capture begins and whenever it changes.
+
 Two epochs write: the run's (lease, days, market definitions, what is said about a dead predecessor) and the connection's (``opened``, the
 venue's frames and our decisions about them, ``closed``). A new connection is a new epoch. What was missed between connections is a ``gap``
 of each channel, from the last entry before to the channel's first sign of life.
@@ -8,7 +10,6 @@ of each channel, from the last entry before to the channel's first sign of life.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,20 +17,20 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from exchanges.adapter import Adapter, Output
-from exchanges.markets import MarketSource, Selection
 from exchanges.session import Connection, Received, Session
 from journal.clock import Clock
 from journal.day import DayRule
 from journal.entry import Body, Control, Gap, Lifecycle, Unparsed, control
-from journal.errors import NotFound, VenueRefused, VenueUnavailable
+from journal.errors import JournalUnavailable, VenueRefused, VenueUnavailable
 from journal.protocols import Journal
 from journal.subjects import Stream
 from journal.writer import MAX_PENDING_BYTES
+from ssmd.secmaster.choosing import Choice
 from ssmd.services.lag import Lag
 from ssmd.services.ledger import Ledger
+from ssmd.services.roster import GRACE_S, Roster
 
 TICK_S = 1.0
-_NEW = frozenset(("created", "activated"))
 _SPECIAL = frozenset((Unparsed, Gap, Lifecycle, Control))  # counted, or may come with more than themselves (a refusal)
 _GOOD_NS = 30_000_000_000  # a connection that lasted this long was a good one
 # Frames between turns of the event loop: about 5 ms, so that a batch in flight and the socket are served meanwhile.
@@ -47,6 +48,9 @@ class ConnectorStatus:
     message: str = ""
     epoch: str = ""
     symbols: int = 0
+    silence: str = ""  # why no frame is to be expected; "": one is
+    security_master: str = ""  # what keeps us from following it
+    finalised: int = 0  # markets whose capture has come to its end
     frames: int = 0
     entries: int = 0  # durable
     unparsed: int = 0
@@ -57,6 +61,13 @@ class ConnectorStatus:
     unread_bytes: int = 0  # read from the socket, not yet decoded
     last_frame_ns: int = 0
     lag: Lag = field(default_factory=Lag)  # from socket read to durable
+
+    def told(self) -> str:
+        """For people, in a line."""
+        quiet = f"silence is expected: {self.silence}" if self.silence and self.state == "capturing" else ""
+        return "; ".join(
+            part for part in (f"{self.state}: {self.message}" if self.message else self.state, quiet, self.security_master) if part
+        )
 
 
 class Connector:
@@ -76,8 +87,8 @@ class Connector:
         days: DayRule,
         session: Session,
         adapters: AdapterFactory,
-        markets: MarketSource,
-        selection: Selection,
+        choice: Choice,
+        grace_s: float = GRACE_S,
         writer: str = "connector",
         instance: str = "",
         max_pending_bytes: int = MAX_PENDING_BYTES,
@@ -85,8 +96,6 @@ class Connector:
         self._clock = clock
         self._session = session
         self._adapters = adapters
-        self._markets = markets
-        self._selection = selection
         self._ledger = Ledger(
             journal, stream, clock, rng, feed=feed, days=days, writer=writer, instance=instance,
             max_pending_bytes=max_pending_bytes,
@@ -95,7 +104,9 @@ class Connector:
         self._connection = self._ledger.connection()
         self._adapter = adapters((), 0)
         self._outbox: deque[bytes] = deque()  # commands of one output: a few, or one a market
-        self._symbols: dict[str, None] = {}
+        self._roster = Roster(choice, self._ledger, journal, stream, clock, feed=feed, grace_s=grace_s)
+        self._wake = asyncio.Event()  # the open connection has something to send
+        self._open = False
         self._since_ns = 0  # data is missing from here; 0: nothing is known to be
 
     async def run(self) -> None:
@@ -105,14 +116,16 @@ class Connector:
         journal cannot recover from.
         """
         status = self.status
+        following: list[asyncio.Task[None]] = []
         try:
             self._since_ns = await self._ledger.open(self._waiting)
             status.state = "discovering"
-            await self._patiently(self._discover)
+            await self._patiently(self._roster.open)
+            following = [asyncio.create_task(self._follow()), asyncio.create_task(self._tend())]
             while True:
                 status.state = "connecting"
                 connection = await self._patiently(self._session.connect)
-                await self._capture(connection)
+                await self._capture(connection, following)
         except asyncio.CancelledError:
             status.message = status.message or "stopped"
             raise
@@ -120,6 +133,9 @@ class Connector:
             status.message = str(error)
             raise
         finally:
+            for task in following:
+                task.cancel()
+            await asyncio.gather(*following, return_exceptions=True)
             status.state = "stopped"
             await self._ledger.close(status.message)
             status.lost = self._ledger.pending
@@ -132,52 +148,50 @@ class Connector:
         self.status.message = why
 
     async def _patiently(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
-        """The result of `attempt`, tried again for as long as the venue is merely unavailable."""
+        """The result of `attempt`, tried again for as long as the venue or the journal is merely unavailable."""
         while True:
             try:
                 return await attempt()
-            except VenueUnavailable as error:
+            except (VenueUnavailable, JournalUnavailable) as error:
                 self.status.message = str(error)
                 await self._ledger.room()  # a lost lease ends the waiting too
                 await self._clock.sleep(self._session.backoff.next_s())
 
     # -- which markets -----------------------------------------------------------------------------------------------
 
-    async def _discover(self) -> None:
-        chosen = self._selection
-        async for page in self._markets.markets(series=chosen.series, tickers=chosen.symbols, everything=chosen.everything):
-            now_ns = self._clock.wall_ns()
-            for market in page:
-                self._symbols[market.symbol] = None
-                self._ledger.say(
-                    market.body, now_ns, market.symbol, price_exponent=market.price_exponent, size_exponent=market.size_exponent
-                )
-            self.status.symbols = len(self._symbols)
+    async def _follow(self) -> None:
+        """Join what the security master says begins to be ours. Never ends by itself."""
+        async for fresh in self._roster.follow():
+            self._join(fresh)
             await self._ledger.room()
-        for symbol in chosen.symbols:
-            if symbol not in self._symbols:
-                raise NotFound("market", symbol, await self._neighbours(symbol))
 
-    async def _neighbours(self, symbol: str) -> list[str]:
-        found: list[str] = []
-        with contextlib.suppress(VenueUnavailable):
-            async for page in self._markets.markets(series=[symbol.partition("-")[0]]):
-                found += [market.symbol for market in page]
-        return found
+    async def _tend(self) -> None:
+        """Let go of what is over, and say when silence is to be expected."""
+        while True:
+            await self._roster.tend(self._leave)
+            status, roster = self.status, self._roster
+            status.symbols, status.silence, status.finalised = len(roster.captured), roster.silence, roster.finalised
+            status.security_master = roster.trouble
+            await self._clock.sleep(TICK_S)
+            await self._ledger.room()
 
-    async def _rediscover(self, connection: Connection, adapter: Adapter) -> None:
-        """After an outage: markets announced meanwhile. The capture of the known ones does not wait for it."""
-        known = set(self._symbols)
-        await self._patiently(self._discover)
-        if fresh := [s for s in self._symbols if s not in known]:
+    def _join(self, fresh: list[str]) -> None:
+        self.status.symbols = len(self._roster.captured)
+        if fresh and self._open:
             now_ns = self._clock.wall_ns()
-            self._keep(adapter.subscribe(fresh, now_ns), b"", now_ns, self._clock.mono_ns())
-            await self._send(connection)
+            self._keep(self._adapter.subscribe(fresh, now_ns), b"", now_ns, self._clock.mono_ns())
+            self._wake.set()
+
+    def _leave(self, symbols: list[str]) -> None:
+        if symbols and self._open:
+            now_ns = self._clock.wall_ns()
+            self._keep(self._adapter.unsubscribe(symbols, now_ns), b"", now_ns, self._clock.mono_ns())
+            self._wake.set()
 
     # -- one connection ----------------------------------------------------------------------------------------------
 
-    async def _capture(self, connection: Connection) -> None:
-        """Until the connection ends. Raises what ends the run."""
+    async def _capture(self, connection: Connection, following: list[asyncio.Task[None]]) -> None:
+        """Until the connection ends. Raises what ends the run, `following` included."""
         status, clock = self.status, self._clock
         now_ns, mono_ns = clock.wall_ns(), clock.mono_ns()
         self._ledger.turn_day(now_ns)
@@ -188,22 +202,22 @@ class Connector:
             "kind": "connection", "writer": self._ledger.writer, "instance": self._ledger.instance, "url": self._session.config.where,
         }  # fmt: skip
         self._note(control("opened", opened), now_ns, f"epoch-{status.epoch}")
-        adapter = self._adapter = self._adapters(list(self._symbols), self._since_ns)
+        adapter = self._adapter = self._adapters(self._roster.captured.subscribed(), self._since_ns)
         tasks: list[asyncio.Task[None]] = []
         reason = "stopped"
         try:
             self._keep(adapter.opened(now_ns), b"", now_ns, mono_ns)
+            self._open = True
             await self._send(connection)
-            tasks = [asyncio.create_task(self._read(connection, adapter)), asyncio.create_task(self._tick(connection, adapter))]
-            if status.connections > 1:
-                tasks.append(asyncio.create_task(self._rediscover(connection, adapter)))
-            await self._first_end(tasks)
+            tasks = [asyncio.create_task(part(connection, adapter)) for part in (self._read, self._tick, self._push)]
+            await self._first_end([*tasks, *following])
         except VenueUnavailable as error:
             reason = str(error)
         except BaseException as error:
             reason = str(error) or "stopped"
             raise
         finally:
+            self._open = False
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -276,25 +290,16 @@ class Connector:
                 self.status.unparsed += 1
             elif isinstance(body, Gap):
                 self.status.gaps += 1
-            elif isinstance(body, Lifecycle) and self._joins(item.symbol, body):
+            elif isinstance(body, Lifecycle) and self._roster.announced(item.symbol, body, recv_ns):
                 fresh.append(item.symbol)
         self._outbox += output.send
         if fresh:
+            self.status.symbols = len(self._roster.captured)
             self._keep(self._adapter.subscribe(fresh, recv_ns), b"", recv_ns, mono_ns)
         if output.error:
             raise VenueRefused(output.error)
         if output.reconnect:
             raise VenueUnavailable(output.reconnect)
-
-    def _joins(self, symbol: str, body: Lifecycle) -> bool:
-        """Whether the venue just announced a market of ours. A settled one is not subscribed again after a reconnect."""
-        if body.status == "settled":
-            self._symbols.pop(symbol, None)
-        if body.event not in _NEW or symbol in self._symbols or not self._selection.matches(symbol):
-            return False
-        self._symbols[symbol] = None
-        self.status.symbols = len(self._symbols)
-        return True
 
     async def _tick(self, connection: Connection, adapter: Adapter) -> None:
         while True:
@@ -304,6 +309,14 @@ class Connector:
             self.status.unread_bytes = connection.waiting_bytes
             self._measure()
             self._keep(adapter.tick(now_ns), b"", now_ns, self._clock.mono_ns())
+            await self._send(connection)
+
+    async def _push(self, connection: Connection, adapter: Adapter) -> None:
+        """Send what others than the reader have to say, at once."""
+        del adapter
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
             await self._send(connection)
 
     async def _send(self, connection: Connection) -> None:

@@ -55,6 +55,7 @@ class Ledger:
         self._rng = rng
         self._feed = feed
         self._days = days
+        self.before: Record | None = None  # the lease of the run before
         self._known_day = 0
         self._stamper = Stamper(days)
         self._run = EpochWriter(feed, rng.randbytes(16), self._stamper)
@@ -90,6 +91,7 @@ class Ledger:
         # A snapshot's level takes 24 bytes and at least 19 in its frame: below this any entry fits.
         self.large_bytes = self._max_entry_bytes // 3
         before, newest_ns = await self._available(self._look, waiting)
+        self.before = before
         self._stamper.stamp(newest_ns)  # never before what is there
         now_ns = self._clock.wall_ns()
         opened: dict[str, object] = {"kind": "run", "writer": self.writer, "instance": self.instance}

@@ -7,7 +7,6 @@ import random
 from pathlib import Path
 
 from exchanges.kalshi.adapter import KalshiAdapter
-from exchanges.kalshi.rest import KalshiRest
 from exchanges.markets import Selection
 from exchanges.session import Session, SessionConfig
 from exchanges.simulator.server import SimulatorServer
@@ -24,6 +23,7 @@ from ssmd.services.archiver import Archiver
 from ssmd.services.connector import Connector
 from ssmd.services.projector import Projector
 from ssmd.settings import Settings
+from tests.choices import choice_of
 
 STREAM = Stream("local", shard="0")
 
@@ -63,7 +63,7 @@ class InProcess:
                 c.journal, Stream("local", shard=shard), clock, random.SystemRandom(), feed="kalshi", days=c.calendar.rule,
                 session=Session(SessionConfig(self._sim.ws_url), clock, random.SystemRandom()),
                 adapters=lambda symbols, since_ns: KalshiAdapter(symbols, since_ns=since_ns),
-                markets=KalshiRest(self._sim.rest_url, clock, random.Random(4)), selection=Selection(everything=True),
+                choice=choice_of(c.journal, c.settings.data_dir, self._sim.rest_url, clock, Selection(everything=True)),
             )  # fmt: skip
         elif kind == "archiver":
             service = Archiver(c.journal, c.storage, "local", clock, flush_s=0.2)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+from pathlib import Path
 
 from exchanges.kalshi.adapter import KalshiAdapter
-from exchanges.kalshi.rest import KalshiRest
 from exchanges.markets import Selection
 from exchanges.session import Session, SessionConfig
 from exchanges.simulator.server import SimulatorServer
@@ -24,15 +24,16 @@ from replay.source import ArchiveSource, JournalSource
 from ssmd.services.archiver import Archiver
 from ssmd.services.connector import Connector
 from ssmd.services.projector import Projector
+from tests.choices import choice_of
 
 FRAMES = 3_000
 
 
-def test_everything_on_memory_alone() -> None:
-    asyncio.run(_whole_path())
+def test_everything_on_memory_alone(tmp_path: Path) -> None:
+    asyncio.run(_whole_path(tmp_path))
 
 
-async def _whole_path() -> None:
+async def _whole_path(directory: Path) -> None:
     clock, rng = WallClock(), random.Random(1)
     journal, storage = MemoryJournal(), MemoryStorage()
     stream = Stream("local", shard="0")
@@ -41,7 +42,7 @@ async def _whole_path() -> None:
         connector = Connector(
             journal, stream, clock, rng, feed="kalshi", days=DayRule(), session=Session(SessionConfig(sim.ws_url), clock, rng),
             adapters=lambda symbols, since_ns: KalshiAdapter(symbols, since_ns=since_ns),
-            markets=KalshiRest(sim.rest_url, clock, rng), selection=Selection(everything=True),
+            choice=choice_of(journal, directory, sim.rest_url, clock, Selection(everything=True)),
         )  # fmt: skip
         projector = Projector(journal, storage, stream, clock)
         archiver = Archiver(journal, storage, "local", clock)
