@@ -112,6 +112,8 @@ def compare(old: Market | None, new: Market | None, source: str, at_ns: int) -> 
         return [] if new is None else [Change(change="market_added", symbol=new.symbol, source=source, at_ns=at_ns, market=new)]
     if new is None:
         return [Change(change="market_removed", symbol=old.symbol, source=source, at_ns=at_ns)]
+    if old == new:  # nearly all of a look at everything
+        return []
     changed = {name: (a, b) for name in FIELDS if (a := getattr(old, name)) != (b := getattr(new, name))}
     out: list[Change] = []
     state = {name: changed.pop(name) for name in _STATE if name in changed} if "status" in changed else {}

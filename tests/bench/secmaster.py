@@ -1,5 +1,6 @@
 """Synchronising, rebuilding and asking the security master, beside the plain way: a dict rebuilt from the venue's pages.
 
+Alone: ``SSMD_BENCH_MARKETS=500000 python -m tests.bench secmaster``. A ratio is ours over the plain way's time: below 1 ours is faster.
 Pages are made before (``SSMD_BENCH_MARKETS``, 20,000 by default) and read from files, so that both ways read the same bytes and no network.
 Every figure is of a process of its own, whose peak memory is told; the journal is a real server that syncs every commit.
 """
@@ -36,6 +37,7 @@ from journal.day import DayRule
 from journal.jetstream import JetStreamJournal
 from projections.projection import Digester
 from projections.secmaster import SecmasterProjection, change_of
+from ssmd.moments import rfc3339
 from ssmd.render import Silent
 from ssmd.secmaster import query
 from ssmd.secmaster.ledger import Ledger
@@ -92,39 +94,42 @@ def run(out: Callable[[str], None]) -> None:
             (folder / name).mkdir()
         listed = _stage("prepare", folder, count)["markets"]
         size = sum(f.stat().st_size for f in (folder / "first").iterdir())
-        out(f"{listed:,} markets, {size / 1e6:,.0f} MB of pages; seconds, markets/s, peak memory of the process")
+        out(f"{listed:,} markets, {size / 1e6:,.0f} MB of pages; seconds, markets/s, peak memory of the process, ratio to the plain way")
         with nats_server(folder / "nats") as server:
             plain = _stage("plain", folder, count)
             _line(out, "plain: a dict of the pages' objects", plain, listed)
-            _line(out, "sync, all new", _stage("first", folder, count, server.url), listed)
+            _line(out, "sync, all new", _stage("first", folder, count, server.url), listed, plain)
             second = _stage("second", folder, count, server.url)
-            _line(out, f"sync, 1 % changed ({sum(second['counts'].values()):,} changes)", second, listed)
-            _line(out, "sync, nothing changed", _stage("second", folder, count, server.url), listed)
+            _line(out, f"sync, 1 % changed ({sum(second['counts'].values()):,} changes)", second, listed, plain)
+            _line(out, "sync, nothing changed", _stage("second", folder, count, server.url), listed, plain)
             view = _stage("view", folder, count, server.url)
-            _line(out, "rebuild of the view from the journal", view, listed)
+            _line(out, "rebuild of the view from the journal", view, listed, plain)
             fold = _stage("fold", folder, count, server.url)
-            _line(out, "rebuild of the fold from the journal", fold, listed)
+            _line(out, "rebuild of the fold from the journal", fold, listed, plain)
             if view["digest"] != fold["digest"]:
                 raise RuntimeError("the view is not the fold")
             with valkey.running(folder / "valkey") as redis:
+                hset = _stage("hset", folder, count, "", redis.url)
+                _line(out, "plain: one HSET a market of the pages", hset, listed)
                 shared = _stage("redis", folder, count, server.url, redis.url)
-                _line(out, "rebuild of Redis from the journal", shared, listed)
+                _line(out, "rebuild of Redis from the journal", shared, listed, hset)
                 if shared["digest"] != fold["digest"]:
                     raise RuntimeError("Redis is not the fold")
-                _line(out, "plain: one HSET a market of the pages", _stage("hset", folder, count, "", redis.url), listed)
             out(f"  the view's file: {view['bytes'] / listed:,.0f} bytes a market; digests of view, Redis and fold are equal")
             _asked(out, _stage("ask", folder, count, server.url), plain)
 
 
-def _line(out: Callable[[str], None], what: str, figures: dict[str, Any], count: int) -> None:
-    out(f"  {what:<44} {figures['seconds']:8.2f} s {count / figures['seconds']:10,.0f}/s {figures['rss_mb']:8,.0f} MB")
+def _line(out: Callable[[str], None], what: str, figures: dict[str, Any], count: int, beside: dict[str, Any] | None = None) -> None:
+    ratio = f" {figures['seconds'] / beside['seconds']:7.2f}" if beside else ""
+    out(f"  {what:<44} {figures['seconds']:8.2f} s {count / figures['seconds']:10,.0f}/s {figures['rss_mb']:8,.0f} MB{ratio}")
 
 
 def _asked(out: Callable[[str], None], ours: dict[str, Any], plain: dict[str, Any]) -> None:
-    out("  asked, ms                                     ours p50      p99   dict p50      p99")
+    out("  asked, ms                                     ours p50      p99   dict p50      p99  ratio p50")
     for name, (p50, p99) in ours["asked"].items():
         beside = plain["asked"].get(name)
-        out(f"  {name:<44} {p50:9.2f} {p99:8.2f}" + (f" {beside[0]:10.2f} {beside[1]:8.2f}" if beside else ""))
+        plainly = f" {beside[0]:10.3f} {beside[1]:8.3f} {p50 / beside[0]:10.2f}" if beside else ""
+        out(f"  {name:<44} {p50:9.3f} {p99:8.3f}{plainly}")
 
 
 def _stage(name: str, folder: Path, count: int, url: str = "", redis_url: str = "") -> dict[str, Any]:
@@ -163,7 +168,18 @@ def _plain_questions(markets: dict[str, Any]) -> dict[str, Callable[[], Any]]:
         one, two = rng.choice(("copper", "wheat", "goals")), rng.choice(("riga", "osaka"))
         return [s for s, m in markets.items() if one in (text := f"{m['title']} {m.get('rules_primary', '')}".lower()) and two in text][:20]
 
-    return {"show a market": lambda: markets[rng.choice(symbols)], "list a series": series, "search two words": words}
+    def expiring() -> Any:
+        until = rfc3339(_START_MS * 10**6 + 86_400 * 10**9)
+        wanted = [m for m in markets.values() if rfc3339(_START_MS * 10**6) <= (m.get("expected_expiration_time") or "") <= until]
+        return sorted(wanted, key=lambda m: m["expected_expiration_time"])[:100]
+
+    def common() -> Any:
+        return [s for s, m in markets.items() if "above" in f"{m['title']} {m.get('rules_primary', '')}".lower()][:20]
+
+    return {
+        "show a market": lambda: markets[rng.choice(symbols)], "list a series": series, "list what expires within 24 h": expiring,
+        "search two words": words, "search a common word": common,
+    }  # fmt: skip
 
 
 def _percentiles(ask: Callable[[], Any], times: int) -> tuple[float, float]:
