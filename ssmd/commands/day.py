@@ -8,6 +8,7 @@ import click
 
 from ssmd.commands.day_change import end, recover, roll, run_, start
 from ssmd.commands.day_desk import Desk, at_desk, chosen_day
+from ssmd.commands.secmaster_write import environment_and
 from ssmd.options import configured, environment_argument, examples
 from ssmd.settings import Settings
 
@@ -72,9 +73,8 @@ def history(*, settings: Settings, output: str, limit: int) -> None:
     asyncio.run(at_desk(settings, work, take=False))
 
 
-@day.command(epilog=examples("ssmd day show local today", "ssmd day show kalshi-prod 2026-11-22 -o json"))
-@environment_argument
-@click.argument("date", metavar="DATE")
+@day.command(epilog=examples("ssmd day show today", "ssmd day show kalshi-prod 2026-11-22 -o json"))
+@environment_and("date", "DATE")
 @configured
 def show(*, settings: Settings, output: str, date: str) -> None:
     """One day: its steps and who did what, its processes, messages, gaps, archive, digests and record."""

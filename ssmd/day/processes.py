@@ -100,7 +100,7 @@ class ChildProcesses:
 
     async def close(self) -> None:
         """Stop everything, the connectors first."""
-        order = ["connector", "sim", "projector", "archiver"]
+        order = ["gateway", "connector", "sim", "projector", "archiver"]
         await self.stop(*sorted(self.supervisor.children, key=lambda name: order.index(process_of(name)[0])))
         with suppress(TimeoutError):
             async with asyncio.timeout(_FLUSH_S):

@@ -11,7 +11,7 @@ import msgspec
 
 from journal.clock import Clock
 from journal.entry import Control, Lifecycle
-from journal.errors import CallerError, StorageError, VenueUnavailable
+from journal.errors import CallerError, StorageError, StoreError, VenueUnavailable
 from journal.protocols import Journal, Storage
 from journal.subjects import Stream
 from ssmd.day.activity import Processes, Result, Step, Work
@@ -20,6 +20,7 @@ from ssmd.day.extent import shards_of
 from ssmd.settings import Settings
 
 _FIRST_FRAME_S = 30.0
+_GATEWAY_S = 60.0  # it folds what the newest checkpoint has not
 _SETTLE_S = 0.1
 _PROBE = b"written when a trading day starts, read back, and deleted"
 
@@ -46,7 +47,8 @@ class Parts:
     @property
     def needed(self) -> list[str]:
         """The processes that a day needs as long as it is ACTIVE."""
-        return ["archiver", *self.names("projector"), *self.names("connector")]
+        gateway = ["gateway"] if self.settings.environment.gateway.enabled else []
+        return ["archiver", *self.names("projector"), *self.names("connector"), *gateway]
 
 
 def process_name(kind: str, shard: str) -> str:
@@ -69,6 +71,7 @@ def plan_start(parts: Parts) -> Sequence[Step]:
         Step("connector", steps.connector, volatile=True),
         Step("archiver", steps.archiver, volatile=True),
         Step("projector", steps.projector, volatile=True),
+        Step("gateway", steps.gateway, volatile=True),
         Step("health", steps.health, volatile=True, tries=2),
     )
 
@@ -144,14 +147,31 @@ class _Start:
         del work
         return await self._ensure(*self._p.names("projector"))
 
+    async def gateway(self, work: Work) -> Result:
+        """It runs and can serve, where the environment has one. Raises `StoreError` otherwise."""
+        from ssmd.day.answering import address, ask_ready
+
+        spec = self._p.settings.environment.gateway
+        if not spec.enabled:
+            return {"skipped": "gateway.enabled is false"}
+        result, since_ns = await self._ensure("gateway"), self._p.clock.mono_ns()
+        while True:
+            try:
+                await asyncio.to_thread(ask_ready, spec)
+            except StoreError as error:
+                if self._p.clock.mono_ns() - since_ns > _GATEWAY_S * 1e9:
+                    raise
+                work.beat(str(error))
+                await self._p.clock.sleep(_SETTLE_S)
+            else:
+                return {**result, "url": address(spec)}
+
     async def _ensure(self, *names: str) -> Result:
         """All of them run; of one shard its pid, and which of them ran already."""
         found = {name: await self._processes().ensure(name) for name in names}
         pids = {name: one["pid"] for name, one in found.items()}
-        return {
-            "pid": ", ".join(map(str, pids.values())), "pids": pids,
-            "already_ran": ", ".join(name for name, one in found.items() if one["already_ran"]),
-        }  # fmt: skip
+        ran = ", ".join(name for name, one in found.items() if one["already_ran"])
+        return {"pid": ", ".join(map(str, pids.values())), "pids": pids} | ({"already_ran": ran} if ran else {})
 
     def _processes(self) -> Processes:
         if self._p.processes is None:

@@ -139,7 +139,7 @@ def test_a_recovery_explains_itself_and_goes_on_from_the_last_checkpoint(tmp_pat
         (found,) = await operator(c).recoveries({"start": plan_start(c.parts()), "end": []})
         assert (found.state, found.move, found.why) == ("ERROR", "STARTING", "health: no frame within 30 s")
         assert found.done == ["configuration", "secmaster", "storage"]
-        assert found.next == ["connector", "archiver", "projector", "health"]
+        assert found.next == ["connector", "archiver", "projector", "gateway", "health"]
         assert (await register.get(today)).state == "ERROR", "asking changes nothing"
         await operator(c).recover(found)
         again = await register.get(today)

@@ -16,7 +16,7 @@ import pytest
 from tests.cli.schema import check
 
 pytestmark = pytest.mark.timeout(280)
-START = ["configuration", "secmaster", "storage", "connector", "archiver", "projector", "health"]
+START = ["configuration", "secmaster", "storage", "connector", "archiver", "projector", "gateway", "health"]
 END = ["stop", "drain", "flush", "verify", "record"]
 _PATIENCE_S = 60
 

@@ -130,7 +130,7 @@ def test_who_watches_is_told_when_the_runner_dies(tmp_path: Path) -> None:
 
 
 def test_killed_at_every_step_of_a_roll_both_days_come_out_whole(tmp_path: Path) -> None:
-    start = ("configuration", "secmaster", "storage", "connector", "archiver", "projector", "health")
+    start = ("configuration", "secmaster", "storage", "connector", "archiver", "projector", "gateway", "health")
     places = [*((" start ", s) for s in start), *((" end ", s) for s in ("stop", "drain", "flush", "verify", "record"))]
 
     async def run() -> None:
