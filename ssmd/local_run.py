@@ -35,10 +35,19 @@ _LINE_S = 2.0  # between lines where there is no terminal
 
 @dataclass(frozen=True, slots=True)
 class Venue:
-    """Where the connector connects: a simulator to start (`simulate` holds its options) or the venue itself (`connect`)."""
+    """Where the connector connects: a simulator to start (`simulate` holds its options) or the venue itself (`connect`).
+
+    `rest_url`: of the venue itself, where the environment does not say.
+    """
 
     simulate: Sequence[str] | None
     connect: Sequence[str] = ()
+    rest_url: str = ""
+
+
+def secmaster_arguments(rest_url: str, *, simulated: bool) -> list[str]:
+    """Of the security master's service. A simulated venue is asked more often: it costs nothing, and may run faster than the clock."""
+    return ["run", "secmaster", *(["--rest-url", rest_url] if rest_url else []), *(["--every", "1m"] if simulated else [])]
 
 
 class LocalRun:
@@ -54,15 +63,20 @@ class LocalRun:
         self.supervisor = Supervisor(clock, settings.data_dir / "logs", settings.environ())
 
     async def start(self, venue: Venue) -> None:
-        """The archiver and the projector first, so that nothing waits for them; then the venue, if simulated; then the connector."""
+        """The archiver and the projector first, so that nothing waits for them; then the venue, if simulated; then the connector.
+
+        The security master's service is last: the connector has what it needs without it.
+        """
         await self.supervisor.start("projector", ["run", "projector"])
         await self.supervisor.start("archiver", ["run", "archiver"])
-        connect = list(venue.connect)
+        connect, rest_url = list(venue.connect), venue.rest_url
         if venue.simulate is not None:
             port = free_port()
             await self.supervisor.start("sim", ["sim", "kalshi", "--no-auth", "--port", str(port), *venue.simulate], keyless=True)
-            connect += ["--ws-url", f"ws://127.0.0.1:{port}/trade-api/ws/v2", "--rest-url", f"http://127.0.0.1:{port}/trade-api/v2"]
+            rest_url = f"http://127.0.0.1:{port}/trade-api/v2"
+            connect += ["--ws-url", f"ws://127.0.0.1:{port}/trade-api/ws/v2", "--rest-url", rest_url]
         await self.supervisor.start("connector", ["run", "connector", *connect])
+        await self.supervisor.start("secmaster", secmaster_arguments(rest_url, simulated=venue.simulate is not None))
         if self._settings.environment.gateway.enabled:
             await self.supervisor.start("gateway", ["run", "gateway"])
 
@@ -89,7 +103,7 @@ class LocalRun:
 
     async def finish(self) -> None:
         """Stop everything, the connector first; then fold and archive what its readers had not yet."""
-        await self.supervisor.stop("gateway", "connector", "sim", "projector", "archiver")
+        await self.supervisor.stop("gateway", "connector", "secmaster", "sim", "projector", "archiver")
         storage = open_objects(self._settings)
         await Projector(self._journal, storage, self.stream, self._clock).catch_up()
         lock = archiver_lock(self._settings.data_dir, self._settings.env)

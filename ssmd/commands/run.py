@@ -198,7 +198,7 @@ async def _secmaster(settings: Settings, feed: str, shard: str, rest_url: str | 
     from exchanges.venues import load
     from journal.subjects import Stream
     from ssmd.clock import machine_clock
-    from ssmd.secmaster.access import open_definitions, open_ledger, parts_of
+    from ssmd.secmaster.access import SIMULATED, open_definitions, open_ledger, parts_of
     from ssmd.secmaster.following import Follower
     from ssmd.secmaster.service import Schedule, SecmasterService
     from ssmd.secmaster.sync import Question, Sync
@@ -207,7 +207,8 @@ async def _secmaster(settings: Settings, feed: str, shard: str, rest_url: str | 
     clock, source = machine_clock(), None
     if rest_url or settings.environment.venue.type == "live":
         venue = open_definitions(settings, clock, feed=feed, rest_url=rest_url)
-        source = (venue.source, Question(feed, venue.url))
+        simulated = settings.environment.venue.type != "live"  # its address is another one each time, and it is the same venue
+        source = (venue.source, Question(feed, SIMULATED if simulated else venue.url))
     parts = parts_of(settings, clock, feed)
     opened = open_journal(settings, clock)
     async with opened as journal, open_ledger(settings, clock, journal) as ledger, open_views(settings, clock, journal) as views:

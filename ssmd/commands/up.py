@@ -93,8 +93,8 @@ def _venue(settings: Settings, options: dict[str, Any]) -> Venue:
     from ssmd.wiring import day_rule
 
     today: date = to_date(day_rule(settings).day_of(machine_clock().wall_ns()))
-    feed, _ = venues.feed_in_force(settings, settings.feed, today)
-    venues.adapter_of(feed.venue)
+    feed, version = venues.feed_in_force(settings, settings.feed, today)
+    parts = venues.adapter_of(feed.venue)
     if unknown := [s for s in settings.environment.shards if s != "0"]:
         raise CallerError(
             f"`ssmd up` runs shard 0 only; start {', '.join(unknown)} with `ssmd run connector --shard NAME` and its projector"
@@ -106,7 +106,8 @@ def _venue(settings: Settings, options: dict[str, Any]) -> Venue:
             raise CallerError("--sim and --key-id: capture a simulated venue or the real one, not both")
         if not (options["key_id"] and options["key_file"]):
             raise CallerError("the venue needs both --key-id and --key-file")
-        return Venue(None, ["--key-id", options["key_id"], "--key-file", options["key_file"], *chosen])
+        rest_url = "" if live else version.rest or parts.rest_url
+        return Venue(None, ["--key-id", options["key_id"], "--key-file", options["key_file"], *chosen], rest_url)
     if live and options["recording"] is None:
         # Asked here too: what is wrong with a key is better said before anything starts.
         venues.access(settings, settings.feed, today)

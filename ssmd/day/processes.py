@@ -1,4 +1,4 @@
-"""The processes that a day needs, as children of this one: connector, archiver, projector, and the simulated venue.
+"""The processes that a day needs, as children of this one: connector, security master, archiver, projector, and the simulated venue.
 
 They are shared by the days of an environment, so that the next day is live before the last one has ended. Every start, stop and crash is an
 entry on ``{env}.system.processes.{name}``. When this process dies, however it dies, they are stopped by the kernel's word and say goodbye.
@@ -18,7 +18,7 @@ from journal.subjects import Stream
 from ssmd.day.activity import Result
 from ssmd.day.calendar import Calendar
 from ssmd.day.starting import process_of
-from ssmd.local_run import Venue, free_port, recording_option
+from ssmd.local_run import Venue, free_port, recording_option, secmaster_arguments
 from ssmd.services.supervisor import Supervisor
 from ssmd.settings import Settings
 
@@ -57,7 +57,7 @@ class ChildProcesses:
         return bool(child and not child.stopping and child.process and child.process.returncode is None)
 
     async def ensure(self, name: str) -> Result:
-        """Running when it returns; its pid. A connector brings the simulated venue with it."""
+        """Running when it returns; its pid. A connector brings the simulated venue and the security master's service with it."""
         children = self.supervisor.children
         kept = name in children and not children[name].stopping  # one that crashed just now is started again by its supervisor
         if not kept:
@@ -66,6 +66,9 @@ class ChildProcesses:
                 await self._ensure_venue()
             of_shard = ["--shard", shard] if shard != "0" else []
             await self.supervisor.start(name, ["run", kind, *of_shard, *(self._connect if kind == "connector" else ())])
+            if kind == "connector" and ("secmaster" not in children or children["secmaster"].stopping):
+                simulated = self._venue.simulate is not None
+                await self.supervisor.start("secmaster", [*secmaster_arguments(self._rest_url, simulated=simulated), *of_shard])
         process = children[name].process
         return {"pid": process.pid if process else 0, "already_ran": kept}
 
@@ -100,7 +103,7 @@ class ChildProcesses:
 
     async def close(self) -> None:
         """Stop everything, the connectors first."""
-        order = ["gateway", "connector", "sim", "projector", "archiver"]
+        order = ["gateway", "connector", "secmaster", "sim", "projector", "archiver"]
         await self.stop(*sorted(self.supervisor.children, key=lambda name: order.index(process_of(name)[0])))
         with suppress(TimeoutError):
             async with asyncio.timeout(_FLUSH_S):
