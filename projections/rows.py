@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -10,9 +10,18 @@ import numpy as np
 from journal.block import Block
 from journal.codec import decode
 from journal.entry import Control, Entry, Gap
+from journal.errors import BadObject
 
 _EPOCH_BYTES = 16
 _NO_EPOCH = b""
+_T = TypeVar("_T")
+
+
+class Versioned(Protocol):
+    """What a snapshot is of."""
+
+    name: str
+    version: int
 
 
 class Cursor:
@@ -95,6 +104,14 @@ class Names:
 def cold_entry(block: Block, row: Any) -> Entry:
     """The entry of a row of a cold kind, without raw bytes."""
     return decode(block.cold[int(row["body"])])
+
+
+def unpacked(snapshot: bytes, kind: type[_T], fold: Versioned) -> _T:
+    """What `fold` has packed. Raises `BadObject` for another's snapshot."""
+    try:
+        return msgspec.msgpack.decode(snapshot, type=kind)
+    except msgspec.MsgspecError as error:
+        raise BadObject(f"not a snapshot of {fold.name} {fold.version}: {error}; rebuild from the journal") from error
 
 
 def detail_of(entry: Entry) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import numpy as np
 
 from journal.block import Block
 from journal.entry import Entry, Event, Kind, canonical_json
-from journal.errors import BadObject, CorruptionError, NotFound
+from journal.errors import CorruptionError, NotFound
 from journal.market import TYPE, Change, Market, apply, decode_change
-from projections.rows import Cursor, Names, cold_entry
+from projections.rows import Cursor, Names, cold_entry, unpacked
 
 
 class Known(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -114,10 +114,7 @@ class SecmasterProjection:
         return msgspec.msgpack.encode(_Saved(self._cursor.day, self._cursor.sequence, sorted(self._known.items())))
 
     def restore(self, snapshot: bytes) -> None:
-        try:
-            saved = msgspec.msgpack.decode(snapshot, type=_Saved)
-        except msgspec.MsgspecError as error:
-            raise BadObject(f"not a snapshot of {self.name} {self.version}: {error}; rebuild from the journal") from error
+        saved = unpacked(snapshot, _Saved, self)
         self._cursor = Cursor(saved.day, saved.sequence)
         self._known = dict(saved.markets)
         self._touched = set(self._known)

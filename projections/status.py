@@ -9,8 +9,8 @@ import numpy as np
 
 from journal.block import Block
 from journal.entry import Kind, Lifecycle
-from journal.errors import BadObject, NotFound
-from projections.rows import Cursor, Names, cold_entry
+from journal.errors import NotFound
+from projections.rows import Cursor, Names, cold_entry, unpacked
 
 _TIMES = struct.Struct("<6qq")
 
@@ -92,10 +92,7 @@ class StatusProjection:
         return msgspec.msgpack.encode(_Saved(self._cursor.day, self._cursor.sequence, sorted(self._markets.items())))
 
     def restore(self, snapshot: bytes) -> None:
-        try:
-            saved = msgspec.msgpack.decode(snapshot, type=_Saved)
-        except msgspec.MsgspecError as error:
-            raise BadObject(f"not a snapshot of {self.name} {self.version}: {error}; rebuild from the journal") from error
+        saved = unpacked(snapshot, _Saved, self)
         self._cursor = Cursor(saved.day, saved.sequence)
         self._markets = dict(saved.markets)
         self._touched = set(self._markets)

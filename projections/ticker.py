@@ -9,9 +9,8 @@ import numpy as np
 
 from journal.block import Block
 from journal.entry import Ticker
-from journal.errors import BadObject
 from projections import kernels as k
-from projections.rows import Cursor, Names
+from projections.rows import Cursor, Names, unpacked
 from projections.table import Saved, Table
 
 
@@ -70,9 +69,6 @@ class TickerProjection:
         return msgspec.msgpack.encode(_Saved(self._cursor.day, self._cursor.sequence, self._table.save()))
 
     def restore(self, snapshot: bytes) -> None:
-        try:
-            saved = msgspec.msgpack.decode(snapshot, type=_Saved)
-        except msgspec.MsgspecError as error:
-            raise BadObject(f"not a snapshot of {self.name} {self.version}: {error}; rebuild from the journal") from error
+        saved = unpacked(snapshot, _Saved, self)
         self._table.load(saved.table)
         self._cursor = Cursor(saved.day, saved.sequence)

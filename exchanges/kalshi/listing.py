@@ -148,9 +148,9 @@ async def whole(ask: Ask, facts: Facts, series: Sequence[str], cursor: str) -> A
             query = {"limit": str(limit), "with_nested_markets": "true", "series_ticker": parts[number], "cursor": at}
             try:
                 page = _decoded(await ask(f"/events?{urlencode({k: v for k, v in query.items() if v})}"), "/events")
-            except AnswerTooLarge:
+            except AnswerTooLarge as error:
                 if limit == 1:
-                    raise
+                    raise AnswerTooLarge(f"/events: {error} for one event alone; name the series that you need") from error
                 limit //= 2
                 continue
             found, nameless, names = await _events(page, facts)

@@ -79,13 +79,13 @@ def change(stream: Stream, record: Record) -> dict[str, Any] | None:
     return {
         "position": f"{stream.name}:{sequence}", "effective_ns": entry.effective_ns, "at_ns": found.at_ns, "symbol": found.symbol,
         "change": found.change, "source": found.source, "derived": found.derived, "fields": _fields(found), "who": entry.body.who,
-        "causation": entry.body.causation,
+        "causation": entry.body.causation, "correlation": entry.body.correlation,
     }  # fmt: skip
 
 
 def change_line(document: dict[str, Any]) -> str:
     """One change as a line for people."""
-    said = " ".join(f"{name}: {_value(old)} -> {_value(new)}" for name, (old, new) in document["fields"].items())
+    said = " ".join(_changed(name, old, new) for name, (old, new) in document["fields"].items())
     mark = " (derived)" if document["derived"] else ""
     what = f"{document['change'].removeprefix('market_')}{mark}"
     return f"{_short(document['at_ns'])}  {plain(document['symbol']):<34} {what:<16} {document['source']:<9} {said}".rstrip()
@@ -103,6 +103,12 @@ def _fields(found: Change) -> dict[str, Any]:
     if found.market is not None:
         return {"status": [None, found.market.status], "title": [None, found.market.title]}
     return {name: list(pair) for name, pair in found.fields.items()}
+
+
+def _changed(name: str, old: Any, new: Any) -> str:
+    if name.endswith("_ns"):
+        return f"{name.removesuffix('_ns')}: {_short(old) or 'null'} -> {_short(new) or 'null'}"
+    return f"{name}: {_value(old)} -> {_value(new)}"
 
 
 def _value(value: Any) -> str:
