@@ -7,6 +7,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from ssmd.gateway.problem import MEDIA, Problem, encode
+
 HEAD_S = 10.0  # from the connection, or from the end of an answer, to the next request's end of headers
 MAX_HEAD = 64 << 10  # bytes of a request line and headers
 MAX_CONNECTIONS = 2_000
@@ -34,12 +36,11 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._head_timer is not None:
+        super().data_received(data)
+        if self._head_timer is not None and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD:
                 self.send_400_response("The request's head is too large.")
-                return
-        super().data_received(data)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -48,6 +49,13 @@ class BoundedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._had_head()
         super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is told so as everything else is, and the connection ends."""
+        body = encode(Problem("bad-request", msg).document(""))
+        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: {MEDIA}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
     def _expect_head(self) -> None:
         if self._head_timer is None:

@@ -22,6 +22,7 @@ Limit = Annotated[int, Meta(ge=1, le=1_000, description="At most so many.")]
 CursorText = Annotated[str, Meta(max_length=1_000, description="`next` of the page before.")] | None
 Moment = Annotated[str, Meta(max_length=80, description="RFC 3339, or nanoseconds since 1970.")] | None
 _AT = re.compile(r"at `\$\.?([^`]*)`")
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -122,9 +123,13 @@ def read_query(kind: type, given: list[tuple[str, str]]) -> Any:
     if flaws:
         raise Problem("bad-parameter", _said(flaws), errors=tuple(flaws), nearest=tuple(dict.fromkeys(nearest)))
     try:
-        return msgspec.convert(dict(given), kind, strict=False)
+        found: Any = msgspec.convert(dict(given), kind, strict=False)
     except msgspec.ValidationError as error:
         raise _invalid(error, "a parameter") from None
+    for name, value in given:
+        if isinstance(getattr(found, name), int) and not _INTEGER.fullmatch(value):  # 1e3 is no integer to others
+            raise Problem("bad-parameter", f"{name}: write it in digits", errors=(Flaw(name, "write it in digits"),))
+    return found
 
 
 def read_body(kind: type, data: bytes) -> Any:

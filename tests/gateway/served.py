@@ -77,7 +77,14 @@ async def seed(data: Path) -> Told:
         entries = []
         for number, (_, symbol, body, after_s) in enumerate(said):
             at_ns = start_ns + after_s * second_ns
-            place = {"epoch": bytes(16), "frame": number, "recv_ns": at_ns, "mono_ns": number, "effective_ns": at_ns, "day": day}
+            place: dict[str, Any] = {
+                "epoch": bytes(16),
+                "frame": number,
+                "recv_ns": at_ns,
+                "mono_ns": number,
+                "effective_ns": at_ns,
+                "day": day,
+            }
             of = 9 if isinstance(body, Gap) else 1  # a gap of another subscription leaves the books as they are
             entries.append(Entry(body, "kalshi", symbol, subscription=of, price_exponent=-6, size_exponent=-2, **place))
         for (name, *_), entry, sequence in zip(said, entries, await journal.append(STREAM, entries), strict=True):
