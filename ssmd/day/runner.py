@@ -25,6 +25,7 @@ from ssmd.day.phase import Tell
 from ssmd.day.register import Register
 from ssmd.day.schedule import WHO, due
 from ssmd.day.starting import Parts, plan_start
+from ssmd.day.syncing import Syncing
 from ssmd.day.upkeep import Upkeep
 from ssmd.locks import capture_lock, held
 from ssmd.settings import Settings
@@ -89,6 +90,13 @@ class Runner:
         self._looked_ns = self._clock.wall_ns(), self._clock.mono_ns()
         await self._look()
         await self._upkeep(processes).resume(self._states, self._parts.needed)
+        syncing = Syncing(self._parts, self._register, self._calendar, self._who, self._tell)
+        try:
+            await self._ticks(processes, syncing, first=first)
+        finally:
+            await syncing.close()
+
+    async def _ticks(self, processes: Processes, syncing: Syncing, *, first: bool) -> None:
         while not self._stop.is_set():
             try:
                 jumped = self._jumped()
@@ -99,6 +107,7 @@ class Runner:
                 first = False
                 await self._look()
                 await self._carry_out_all()
+                syncing.look(max((d for d, s in self._states.items() if s is State.ACTIVE), default=None))
             except JournalUnavailable as error:
                 self._say(f"waiting: {error}")
             if processes.failed.done():

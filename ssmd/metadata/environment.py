@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from journal.errors import CallerError
 from ssmd.keys.source import parse_source
+from ssmd.metadata.cron import Cron
 from ssmd.metadata.model import (
     ClockTime,
     FieldName,
@@ -50,6 +51,9 @@ class Schedule(Model):
     day_start: ClockTime = Field("00:00", description='"HH:MM" at which a day begins.')
     day_end: ClockTime | None = Field(None, description='"HH:MM" at which it ends; else when the next one begins.')
     auto_roll: bool = Field(True, description="The next day begins by itself.")
+    start_cron: Cron | None = Field(None, description='When it begins by itself, such as "30 9 * * MON-FRI"; else at day_start.')
+    end_cron: Cron | None = Field(None, description="When it ends, instead of day_end.")
+    sync_cron: Cron | None = Field(None, description="When the security master is synchronised in between.")
 
 
 class Key(Model):

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from journal.errors import NotFound
 from ssmd.keys.source import Wanted
 from ssmd.keys.variables import name_variable
-from ssmd.metadata.environment import Environment, references
+from ssmd.metadata.environment import Environment, Schedule, references
 from ssmd.metadata.feed import Feed
 from ssmd.metadata.model import at, is_reference
 from ssmd.metadata.problem import Problem
@@ -23,6 +23,7 @@ from ssmd.metadata.project import file_hash
 from ssmd.metadata.schema import Schema, SchemaVersion
 from ssmd.metadata.selectors import selector_problems
 
+_CRON_DAYS = 15  # of a schedule that are looked at: two weekends
 # Of a venue's api_key: what its requests are signed with.
 VENUE_FIELDS: Mapping[str, tuple[str, ...]] = {"kalshi": ("key_id", "private_key")}
 # Of the other types: one of these sets.
@@ -176,11 +177,32 @@ def _of_schedule(environment: Environment, today: date) -> Iterator[Problem]:
     schedule = environment.schedule
     if schedule.day_end == schedule.day_start:
         yield Problem(("schedule", "day_end"), "error", "is the time of day_start: leave it out for days that end when the next begins")
+    yield from _of_crons(schedule, today)
     for name in ("day_start", "day_end"):
         text = getattr(schedule, name)
         if text is not None and (day := _skipped(text, schedule.timezone, today)):
             said = f"{text} does not exist on {day} in {schedule.timezone}, when clocks go forward: that day it is the first instant after"
             yield Problem(("schedule", name), "warning", said)
+
+
+def _of_crons(schedule: Schedule, today: date) -> Iterator[Problem]:
+    from ssmd.day.calendar import Calendar
+
+    calendar, days = Calendar(schedule), [today + timedelta(n) for n in range(_CRON_DAYS)]
+    if schedule.end_cron and schedule.day_end:
+        yield Problem(("schedule", "end_cron"), "error", "day_end says when a day ends, too: leave one of them out")
+        return
+    if schedule.start_cron and not schedule.auto_roll:
+        yield Problem(("schedule", "start_cron"), "warning", "auto_roll is false, so that no day begins by itself")
+    begun = [day for day in days if calendar.begins_ns(day)]
+    if not begun:
+        yield Problem(("schedule", "start_cron"), "warning", f"begins no day before {days[-1]}")
+    for day in begun:
+        if calendar.over_ns(day) <= calendar.begins_ns(day):
+            yield Problem(("schedule", "start_cron"), "error", f"begins {day} when it is over already, by day_end {schedule.day_end}")
+            return
+    if schedule.end_cron and begun and all(calendar.over_ns(d) == calendar.opens_ns(d + timedelta(1)) for d in begun):
+        yield Problem(("schedule", "end_cron"), "warning", "ends no day before the next one opens at day_start")
 
 
 def _skipped(text: str, timezone: str, today: date) -> date | None:

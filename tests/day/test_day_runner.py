@@ -15,7 +15,7 @@ from exchanges.simulator.server import SimulatorServer
 from exchanges.simulator.synthetic import SyntheticFeed
 from journal.day import to_int
 from journal.entry import Gap
-from journal.errors import CallerError
+from journal.errors import CallerError, VenueUnavailable
 from ssmd.day.aggregate import State
 from ssmd.day.embedded import EmbeddedDriver
 from ssmd.day.ending import plan_end
@@ -175,5 +175,37 @@ def test_killed_at_every_step_of_a_roll_both_days_come_out_whole(tmp_path: Path)
         assert (found.state, found.done["verify"]["verified"]) == ("COMPLETE", True)
         gaps = [e async for records in c.journal.read(STREAM) for _, e in records if isinstance(e.body, Gap)]
         assert len(gaps) >= len(places)
+
+    asyncio.run(run())
+
+
+def test_the_security_master_is_synchronised_by_cron_and_a_failure_ends_nothing(tmp_path: Path) -> None:
+    async def run() -> None:
+        c = Capture(tmp_path, Schedule(sync_cron="* * * * *"))
+        c.midnight_in(3600)
+        async with venue(c) as processes:
+            told: list[str] = []
+            runner = Runner(c.parts(processes), c.register(), "runner", told.append)
+            running = asyncio.create_task(runner.run())
+            await until(c, "ACTIVE")
+            day = c.calendar.today(c.clock.wall_ns())
+
+            async def noted(what: str) -> None:
+                c.clock.ahead_ns += 60 * 10**9
+                async with asyncio.timeout(30):
+                    while not any(f.what == "noted" and f.detail["what"] == what for f in await facts(c.journal, "local", day)):
+                        await c.clock.sleep(0.1)
+
+            await noted("synchronised")
+
+            async def away() -> str:
+                raise VenueUnavailable("the venue is away")
+
+            processes.rest_url = away  # type: ignore[method-assign]
+            await noted("not_synchronised")
+            assert (await c.register().get(day)).state == "ACTIVE"
+            runner.stop()
+            await running
+            assert f"{day}: security master not synchronised" in told
 
     asyncio.run(run())
