@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -131,12 +131,13 @@ class Served:
     process: subprocess.Popen[str]
     told: Told
     said: list[str]
+    key: str = field(default="", repr=False)  # used where a request names none
 
     def ask(self, path: str, method: str = "GET", *, key: str = "", body: Any = None, **headers: str) -> Answer:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        if key:
-            sent["Authorization"] = f"Bearer {key}"
+        if key or self.key:
+            sent.setdefault("Authorization", f"Bearer {key or self.key}")
         data = None
         if body is not None:
             data = body if isinstance(body, bytes) else json.dumps(body).encode()
