@@ -22,6 +22,7 @@ from ssmd.gateway.desk import Desk
 from ssmd.gateway.http import BoundedHttp
 from ssmd.gateway.hub import Hub
 from ssmd.gateway.measures import Measures
+from ssmd.gateway.pages import Pages
 from ssmd.gateway.rates import Rates
 from ssmd.gateway.register import Register
 from ssmd.gateway.rest import Rest
@@ -92,7 +93,7 @@ class Gateway:
             settings, clock, journal, gatekeeper, now, past, Rates(clock, limits.requests, limits.burst),
             views=self.views.shards, clients=Register(self.hub), checks=self._checks, metrics=measures.text,
         )  # fmt: skip
-        server = _server(Rest(desk, measures), door, spec.tls)
+        server = _server(Pages(Rest(desk, measures)), door, spec.tls)
         tasks = [
             asyncio.create_task(work, name=f"gateway {name}")
             for name, work in (
@@ -142,10 +143,10 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(rest: Rest, door: Door, tls: GatewayTls | None) -> _Server:
+def _server(http: Pages, door: Door, tls: GatewayTls | None) -> _Server:
     stream: Any = partial(_stream, door)
     config = uvicorn.Config(
-        rest, http=BoundedHttp, ws=stream, lifespan="off", log_config=None, log_level="warning", access_log=False, proxy_headers=False,
+        http, http=BoundedHttp, ws=stream, lifespan="off", log_config=None, log_level="warning", access_log=False, proxy_headers=False,
         server_header=False, timeout_graceful_shutdown=_GRACE_S,
         ssl_certfile=tls.certificate if tls else None, ssl_keyfile=tls.key if tls else None,
     )  # fmt: skip
