@@ -1,0 +1,190 @@
+"""Markets come and go while a connector runs: judged by the simulated venue's own log of what it sent, and to whom."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from exchanges.kalshi.adapter import KalshiAdapter
+from exchanges.kalshi.changes import lifecycle_changes
+from exchanges.kalshi.rest import KalshiRest
+from exchanges.markets import Selection
+from exchanges.session import Session, SessionConfig
+from exchanges.simulator.channels import BOOKS, LIFECYCLE
+from exchanges.simulator.faults import Fate, Faults
+from exchanges.simulator.listing import Listing
+from exchanges.simulator.oracle import Oracle
+from exchanges.simulator.server import SimulatorServer
+from exchanges.simulator.synthetic import SyntheticFeed
+from journal.clock import WallClock
+from journal.day import DayRule
+from journal.entry import Control, Entry, Lifecycle
+from journal.memory import MemoryJournal
+from journal.subjects import Stream
+from ssmd.secmaster.following import Follower
+from ssmd.secmaster.service import Schedule, SecmasterService
+from ssmd.secmaster.sync import Question
+from ssmd.services.connector import Connector
+from tests.choices import choice_of, ledger_of, sync_of
+
+CLOCK = WallClock()
+STREAM = Stream("local", shard="0")
+BTC, ETH = "KXSIMBTC15M", "KXSIMETH5M"
+
+
+class Unlucky:
+    """Of each series' events in turn: the messages that create its markets arrive, are lost, or the connection ends before the first."""
+
+    def __init__(self) -> None:
+        # The connection never ends just when a market of the other series opens: that would be an outage, not a missed announcement.
+        self._coming = {BTC: [Fate.send, Fate.drop] * 4, ETH: [Fate.send, Fate.disconnect, Fate.drop] * 4}
+        self._met: set[str] = set()  # markets whose first message was on its way
+        self.fates: dict[str, Fate] = {}  # by event
+
+    def fate(self, connection: int, sid: int, channel: str, ticker: str, seq: int) -> Fate:
+        del connection, sid, seq
+        series, event = ticker.partition("-")[0], ticker.rpartition("-")[0]
+        if channel != LIFECYCLE or series not in self._coming or ticker in self._met:
+            return Fate.send
+        self._met.add(ticker)
+        known = self.fates.get(event)
+        if known is None:
+            known = self.fates[event] = self._coming[series].pop(0)
+        return known
+
+    def rolled(self, series: str) -> int:
+        return sum(event.startswith(series) for event in self.fates)
+
+
+class Town:
+    """A venue, a journal, and the security master's service as another process would run it."""
+
+    def __init__(self, sim: SimulatorServer, directory: Path) -> None:
+        self.sim = sim
+        self.directory = directory
+        self.journal = MemoryJournal()
+        self.seeds = iter(range(100))
+
+    def connector(self, selection: Selection, **options: Any) -> Connector:
+        rng = random.Random(next(self.seeds))
+        config = SessionConfig(self.sim.ws_url, backoff_first_s=0.02, backoff_most_s=0.1, close_timeout_s=0.2)
+        return Connector(
+            self.journal, STREAM, CLOCK, rng, feed="kalshi", days=DayRule(), session=Session(config, CLOCK, rng),
+            adapters=lambda symbols, since_ns: KalshiAdapter(symbols, since_ns=since_ns),
+            choice=choice_of(self.journal, self.directory, self.sim.rest_url, CLOCK, selection), **options,
+        )  # fmt: skip
+
+    @asynccontextmanager
+    async def service(self, every_s: float) -> AsyncIterator[None]:
+        ledger = ledger_of(self.journal, self.directory, CLOCK)
+        rng = random.Random(3)
+        source = KalshiRest(self.sim.rest_url, CLOCK, rng)
+        service = SecmasterService(
+            ledger, sync_of(ledger, CLOCK), Follower(ledger, self.journal, STREAM, "kalshi", lifecycle_changes), CLOCK,
+            lambda: rng.randbytes(8).hex(), source=(source, Question("kalshi", "simulated")), schedule=Schedule(every_s=every_s),
+        )  # fmt: skip
+        async with running(service.run()):
+            yield
+
+    @property
+    def entries(self) -> list[Entry]:
+        log = self.journal._logs.get(STREAM)
+        return [record.entry for record in log.records] if log else []
+
+    def controls(self, action: str) -> list[Entry]:
+        return [e for e in self.entries if isinstance(e.body, Control) and e.body.action == action]
+
+    def definitions(self) -> list[Entry]:
+        return [e for e in self.entries if isinstance(e.body, Lifecycle) and e.body.event == "definition"]
+
+    def subscribed(self) -> set[str]:
+        """Books that the venue sends to anybody."""
+        return {t for conn in self.sim._sockets for sub in conn.subscriptions.values() if sub.channel == BOOKS for t in sub.tickers or ()}
+
+
+@asynccontextmanager
+async def running(work: Any) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(work)
+    try:
+        yield task
+        assert not task.done(), task.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(condition: Any, seconds: float = 20.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await CLOCK.sleep(0.02)
+
+
+@asynccontextmanager
+async def town(
+    directory: Path,
+    *,
+    speed: float | None,
+    markets: int = 3,
+    rate: float = 4.0,
+    faults: Faults | None = None,
+    listed: int = 0,
+    **options: Any,
+) -> AsyncIterator[Town]:
+    feed = SyntheticFeed(7, markets=markets, rate=rate)
+    oracle = Oracle(keep_bytes=256 << 20)
+    listing = Listing(5, listed, CLOCK.wall_ns() // 1_000_000) if listed else None
+    async with SimulatorServer(feed, CLOCK, speed=speed, oracle=oracle, faults=faults, hold=True, listing=listing, **options) as sim:
+        yield Town(sim, directory)
+
+
+def first_receivers(sim: SimulatorServer) -> dict[str, int]:
+    """Market -> the connection that its first change of a book went to; 0: to nobody."""
+    found: dict[str, int] = {}
+    for sent in sim.oracle.sent():
+        frame = json.loads(sent.data)
+        if frame["type"] == "orderbook_delta":
+            found.setdefault(frame["msg"]["market_ticker"], sent.conn)
+    return found
+
+
+def test_a_series_rolls_over_and_no_market_misses_its_first_message(tmp_path: Path) -> None:
+    """Sixty times as fast as the clock, with 2,000 other markets listed; what announces a market is lost, or lost with its connection."""
+
+    async def scene() -> None:
+        unlucky = Unlucky()
+        async with town(tmp_path, speed=60.0, faults=unlucky, listed=2_000) as place:
+            connector = place.connector(Selection(series=(BTC, ETH)), grace_s=2.0)
+            async with running(connector.run()), place.service(0.2):
+                await until(lambda: unlucky.rolled(BTC) >= 3, 90)  # each 15 s; the third is announced 30 s after the start
+                await CLOCK.sleep(2.0)
+                await until(lambda: connector.status.finalised >= 5)
+                left, silence = place.subscribed(), connector.status.silence
+            first = {ticker: conn for ticker, conn in first_receivers(place.sim).items() if ticker.startswith((BTC, ETH))}
+            assert len({t for t in first if t.startswith(BTC)}) >= 3
+            assert len({t.rpartition("-")[0] for t in first if t.startswith(ETH)}) >= 5
+            assert [ticker for ticker, conn in first.items() if not conn] == []
+            assert set(unlucky.fates.values()) == {Fate.send, Fate.drop, Fate.disconnect}
+            assert connector.status.connections > 1
+            # What was sent has come, and nothing of markets that were not chosen.
+            assert {e.symbol for e in place.entries if e.raw and type(e.body).__name__ == "Delta"} == set(first)
+            # Each was defined, with the place in the security master, before its first change of a book.
+            defined = {e.symbol: json.loads(e.body.detail) for e in place.definitions()}  # type: ignore[union-attr]
+            assert set(first) <= set(defined)
+            assert all(d["secmaster"].startswith("local_secmaster:") for d in defined.values())
+            over = {e.symbol for e in place.controls("finalised")}
+            assert len(over) >= 5
+            assert not over & left
+            assert silence == ""
+            for ended in place.controls("finalised"):
+                said = json.loads(ended.body.detail)  # type: ignore[union-attr]
+                assert said["reason"] == "settled"
+                last = int(said["last"].rpartition(":")[2])
+                own = [n for n, e in enumerate(place.entries, 1) if e.symbol == ended.symbol and not isinstance(e.body, Control)]
+                assert max(own) == last  # nothing more has come
+
+    asyncio.run(scene())
