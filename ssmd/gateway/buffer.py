@@ -15,11 +15,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
+from operator import attrgetter
 from typing import NamedTuple
 
 from ssmd.gateway import message as m
 from ssmd.gateway.message import STATE_CHANNELS, Topic, Update
 
+_sequence = attrgetter("sequence")
 _MOST_TOLD = 100  # topics named in one message about drops
 
 
@@ -55,17 +57,18 @@ class Limits(NamedTuple):
 
 
 class _Missed:
-    """What of one topic was left out."""
+    """What of one topic was left out: how many, and the first and last of them."""
 
     __slots__ = ("count", "first", "last")
 
     def __init__(self, update: Update) -> None:
         self.count = 0
-        self.first = self.last = update.position
+        self.first = self.last = update
 
     def add(self, update: Update) -> None:
         self.count += 1
-        self.last = update.position
+        self.first = min(self.first, update, key=_sequence)
+        self.last = max(self.last, update, key=_sequence)
 
 
 Render = Callable[[Topic], Update | None]
@@ -236,7 +239,7 @@ class Buffer:
         told, self._notices = self._notices, []
         for why, kind in ((Owed.conflated, m.Conflated), (Owed.dropped, m.Dropped)):
             if missed := self._missed[why]:
-                topics = [m.Lost(*topic, x.count, x.first, x.last) for topic, x in list(missed.items())[:_MOST_TOLD]]
+                topics = [m.Lost(*topic, x.count, x.first.position, x.last.position) for topic, x in list(missed.items())[:_MOST_TOLD]]
                 count = sum(x.count for x in missed.values())
                 told.append(m.encode(kind(count=count, topics=topics, more_topics=len(missed) - len(topics))))
                 self._missed[why] = {}

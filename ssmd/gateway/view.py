@@ -88,7 +88,7 @@ class MarketView:
         self._trades: deque[Update] = deque(maxlen=RECENT_TRADES)
         self._snapshots: dict[Topic, Update] = {}
         self._last: dict[str, dict[str, int]] = {}  # by channel and symbol: the sequence of the newest message
-        self._best: dict[str, tuple[Any, ...]] = {}  # by symbol: state, bid and ask as last told
+        self._best: dict[str, tuple[Any, ...]] = {}  # by symbol: state, bid, ask and their units as last told
         self._use(self._new_runner())
         self._begin()
 
@@ -137,7 +137,7 @@ class MarketView:
         """What the first message of each topic comes after, as far as the folds say: not of bests and statuses."""
         self.recent.since = self._begun = self.position
         books, traded, ticked = self.books.keys(), self.trades.keys(), self.tickers.keys()
-        self._best = {symbol: top[:3] for symbol in books if (top := self.books.top(symbol))}
+        self._best = {symbol: top[:5] for symbol in books if (top := self.books.top(symbol))}
         self._last = {
             "book": {symbol: top.sequence for symbol in books if (top := self.books.top(symbol))},
             "bbo": {},
@@ -208,8 +208,8 @@ class MarketView:
         return sides
 
     def _tell_best(self, row: Row, top: BookTop, out: list[Update]) -> None:
-        if self._best.get(row.symbol) != top[:3]:
-            self._best[row.symbol] = top[:3]
+        if self._best.get(row.symbol) != top[:5]:
+            self._best[row.symbol] = top[:5]
             out.append(self._shown.bbo(row.symbol, row.sequence, top, "update", self._after("bbo", row)))
 
     def _trade(self, piece: Block, row: Row, out: list[Update]) -> None:

@@ -1,0 +1,115 @@
+"""What a view tells of each entry is what the folds, and a reference of a few lines, say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from journal.block import Block
+from journal.entry import Record, Trade
+from journal.subjects import Stream
+from projections.book import BookProjection
+from ssmd.gateway.message import Update
+from ssmd.gateway.view import MarketView, Recent
+from tests.gateway.follower import Follower, exact
+from tests.projections.streams import ReferenceBooks, records
+
+STREAM = Stream("t", shard="0")
+
+
+def told(updates: list[Update]) -> list[dict[str, Any]]:
+    return [msgspec.json.decode(update.data) for update in updates]
+
+
+@settings(max_examples=40, deadline=None)
+@given(records(), st.data())
+def test_a_follower_has_every_book_at_every_position(stream: list[Record], data: st.DataObject) -> None:
+    view, follower, reference = MarketView(STREAM, "f"), Follower(), ReferenceBooks()
+    fold = BookProjection()
+    at = 0
+    while at < len(stream):
+        size = data.draw(st.integers(1, 9))
+        run, at = stream[at : at + size], at + size
+        messages = told(view.changes(Block.of(run)))
+        for record in run:
+            fold.apply(Block.of([record]))
+            reference.apply(record.entry)
+            for message in messages:
+                if message["position"] == f"t_md_0:{record.sequence}":
+                    follower.receive(message)
+            compare(follower, fold, reference)
+    assert view.position == stream[-1].sequence
+    for symbol, top in ((s, view.books.top(s)) for s in follower.bests):
+        assert top
+        want = [next(iter(exact([best], top.price_exponent, top.size_exponent).items())) if best else None for best in (top.bid, top.ask)]
+        assert follower.bests[symbol] == (top.state.name, *want)
+
+
+def compare(follower: Follower, fold: BookProjection, reference: ReferenceBooks) -> None:
+    shown = reference.shown()
+    for symbol in fold.keys():  # noqa: SIM118
+        book = fold.book(symbol)
+        assert (book.state.name, book.bids, book.asks) == shown[symbol]
+        if symbol not in follower.books:
+            assert book.state.name == "SYNCING"
+            continue
+        state, bids, asks = follower.books[symbol]
+        assert state == book.state.name
+        if state == "VALID":
+            assert bids == exact(book.bids, book.price_exponent, book.size_exponent)
+            assert asks == exact(book.asks, book.price_exponent, book.size_exponent)
+
+
+@settings(max_examples=25, deadline=None)
+@given(records())
+def test_each_trade_is_told_once(stream: list[Record]) -> None:
+    view = MarketView(STREAM, "f")
+    messages = [m for m in told(view.changes(Block.of(stream))) if m["type"] == "trade"]
+    seen: set[str] = set()
+    expected = []
+    for number, entry in stream:
+        if isinstance(entry.body, Trade):
+            name = entry.body.trade_id if entry.body.trade_id.count("-") == 4 else f"{entry.symbol}/{entry.body.trade_id}"
+            if name not in seen:
+                expected.append((number, entry.body.trade_id))
+            seen.add(name)
+    assert [(int(m["position"].rpartition(":")[2]), m.get("trade_id", "")) for m in messages] == expected
+    assert [u.sequence for s in {m["symbol"] for m in messages} for u in view.recent_trades(s, 3)] or not messages
+
+
+@settings(max_examples=25, deadline=None)
+@given(records())
+def test_a_snapshot_is_what_a_follower_has(stream: list[Record]) -> None:
+    view, follower, late = MarketView(STREAM, "f"), Follower(), Follower()
+    for message in told(view.changes(Block.of(stream))):
+        follower.receive(message)
+    for symbol in view.symbols():
+        for channel in ("book", "bbo", "ticker", "market"):
+            if found := view.snapshot(channel, symbol):
+                assert found is view.snapshot(channel, symbol), "encoded once"
+                late.receive(msgspec.json.decode(found.data))
+    for symbol, (state, bids, asks) in follower.books.items():
+        assert late.books[symbol][0] == state
+        if state == "VALID":
+            assert late.books[symbol][1:] == (bids, asks)
+    for symbol, best in follower.bests.items():
+        assert late.bests[symbol] == best
+    for symbol, ticker in follower.tickers.items():
+        assert {**late.tickers[symbol], "kind": "", "prev_position": ""} == {**ticker, "kind": "", "prev_position": ""}
+    for symbol, market in follower.markets.items():
+        assert {**late.markets[symbol], "kind": "", "prev_position": ""} == {**market, "kind": "", "prev_position": ""}
+
+
+def test_recent_messages_are_bounded_and_whole_entries_are_given() -> None:
+    recent = Recent(most=10, weight=1_000)
+    for n in range(1, 31):
+        recent.add([Update("trade", "A", "t_md_0", n, lambda _: None), Update("bbo", "A", "t_md_0", n, lambda _: None)])  # type: ignore[arg-type, return-value]
+    assert recent.since == 25
+    assert [u.sequence for u in recent.behind(25, 100)] == [26, 26, 27, 27, 28, 28, 29, 29, 30, 30]
+    assert [u.sequence for u in recent.behind(26, 1)] == [27, 27]
+    recent.add([Update("book", "A", "t_md_0", 31, lambda _: None, weight=2_000)])  # type: ignore[arg-type, return-value]
+    assert recent.since == 31
+    assert not recent.behind(0, 100)
