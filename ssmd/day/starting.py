@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-import msgspec
-
 from journal.clock import Clock
-from journal.entry import Control, Lifecycle
+from journal.entry import Control, Kind, Lifecycle
 from journal.errors import CallerError, StorageError, StoreError, VenueUnavailable
 from journal.protocols import Journal, Storage
 from journal.subjects import Stream
 from ssmd.day.activity import Processes, Result, Step, Work
 from ssmd.day.calendar import Calendar
 from ssmd.day.extent import shards_of
+from ssmd.services.predecessor import detail_of
 from ssmd.settings import Settings
 
 _FIRST_FRAME_S = 30.0
+_THIN_NS = 300 * 10**9  # markets that were not silent a moment ago may be thin
 _GATEWAY_S = 60.0  # it folds what the newest checkpoint has not
 _SETTLE_S = 0.1
 _PROBE = b"written when a trading day starts, read back, and deleted"
@@ -179,9 +179,9 @@ class _Start:
         return self._p.processes
 
     async def health(self, work: Work) -> Result:
-        """The first frame of each shard since its connector was started; or silence that is to be expected.
+        """The first message about a market of each shard since its connector was started; or silence that the connector expects.
 
-        That is: a connection that was open before and is, or one of a venue that has no market for us. Raises `VenueUnavailable` otherwise.
+        Of a connector that ran before, one of the last five minutes will do. Raises `VenueUnavailable` otherwise.
         """
         done = work.done.get("connector", {})
         after, again = done.get("after", {}), str(done.get("already_ran", "")).split(", ")
@@ -198,6 +198,9 @@ class _Start:
 
     async def _first_frame(self, work: Work, stream: Stream, after: int, *, again: bool) -> Result:
         seen, name = _Seen(), process_name("connector", stream.shard)
+        subject = stream.subject(self._p.settings.feed, "control", "silence-connector")
+        if again and (said := await self._p.journal.last(stream, subject)):
+            seen.take(said.entry.body)
         try:
             async with asyncio.timeout(_FIRST_FRAME_S):
                 runs = self._p.journal.read(stream, start=after + 1, follow=True)
@@ -205,17 +208,29 @@ class _Start:
                     async for some in records:
                         for number, entry in some:
                             seen.take(entry.body)
-                            if entry.raw:
+                            if entry.raw and not isinstance(entry.body, Control):  # acknowledgements are no market data
                                 return {"first_frame": f"{stream.name}:{number}", "symbols": seen.symbols}
+                            if entry.raw and seen.silence:
+                                return {"silence": seen.silence}
                         work.beat(f"{seen.symbols} symbols, no frame yet")
         except TimeoutError:
             pass
-        if again and self._p.processes and self._p.processes.running(name):
-            return {"silence": f"no frame within {_FIRST_FRAME_S:g} s; the connection is open"}
-        if seen.opened and not seen.symbols:
-            return {"silence": "the connection is open, and the venue has no market for us"}
-        what = "the connection is open, but silent" if seen.opened else "no connection was opened"
+        running = again and self._p.processes and self._p.processes.running(name)
+        if running and seen.silence:
+            return {"silence": seen.silence}
+        if running and (before_ns := await self._newest_ns(stream)) > self._p.clock.wall_ns() - _THIN_NS:
+            ago_s = (self._p.clock.wall_ns() - before_ns) // 10**9
+            return {"silence": f"no frame within {_FIRST_FRAME_S:g} s; the last one came {ago_s} s ago"}
+        what = "the connection is open, and silence is not expected" if seen.opened or running else "no connection was opened"
         raise VenueUnavailable(f"no frame within {_FIRST_FRAME_S:g} s: {what}; see logs/{name}.log in the data directory")
+
+    async def _newest_ns(self, stream: Stream) -> int:
+        """When the last message about a market came, 0 if none did."""
+        feed, found = self._p.settings.feed, []
+        for kind in (Kind.book, Kind.delta, Kind.trade, Kind.ticker):
+            pattern = stream.subject(feed, kind.name, "").rpartition(".")[0] + ".*"
+            found.append(await self._p.journal.last(stream, pattern))
+        return max((record.entry.recv_ns for record in found if record), default=0)
 
 
 class _Beats:
@@ -238,10 +253,13 @@ class _Beats:
 class _Seen:
     def __init__(self) -> None:
         self.opened = False
+        self.silence = ""  # why the connector expects none
         self.symbols = 0
 
     def take(self, body: object) -> None:
         if isinstance(body, Control) and body.action == "opened":
-            self.opened = self.opened or msgspec.json.decode(body.detail or "{}").get("kind") == "connection"
+            self.opened = self.opened or detail_of(body).get("kind") == "connection"
+        elif isinstance(body, Control) and body.action == "silence":
+            self.silence = str(detail_of(body).get("reason", ""))
         elif isinstance(body, Lifecycle):
             self.symbols += 1
