@@ -69,7 +69,7 @@ class Captured:
     def news(self, symbol: str, status: str, *, told: bool) -> bool:
         """Its state, by the security master; whether the market stream has to be told. Not of what it has in the venue's own words."""
         market = self._markets[symbol]
-        if market.defined and (_RANK[status] < _RANK[market.status]):
+        if _RANK[status] < _RANK[market.status]:
             return False
         new = not market.defined or (not told and market.defined != status)
         self._become(market, status)
