@@ -135,6 +135,9 @@ class MemoryCache:
             self._bytes -= _size(key, self._values.pop(key))
         return len(found)
 
+    async def evicted(self) -> int:
+        return 0
+
     async def close(self) -> None:
         return None
 
@@ -194,6 +197,9 @@ class NoCache:
         _check_change(change)
         del guard
         return expected is None
+
+    async def evicted(self) -> int:
+        return 0
 
     async def close(self) -> None:
         return None
@@ -292,6 +298,17 @@ class RedisCache:
             await self._redis.execute_command("UNLINK", guard)
             raise failed
         return True
+
+    async def evicted(self) -> int:
+        from redis.exceptions import NoPermissionError
+
+        async def asked() -> int:
+            try:
+                return int((await self._redis.info("stats")).get("evicted_keys", 0))
+            except NoPermissionError:  # then nobody knows
+                return 0
+
+        return await self._explained(asked())
 
     async def close(self) -> None:
         await self._redis.aclose()

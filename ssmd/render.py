@@ -147,7 +147,9 @@ def _table(values: Sequence[Mapping[str, Any]], title: str) -> None:
         return
     table = Table(title=title or None, header_style="bold", box=None, pad_edge=False)
     for name, value in values[0].items():
-        table.add_column(name, justify="right" if isinstance(value, int) else "left", overflow="fold", no_wrap=name in _WHOLE)
+        table.add_column(
+            Text(harmless(name)), justify="right" if isinstance(value, int) else "left", overflow="fold", no_wrap=name in _WHOLE
+        )
     for value in values:
         table.add_row(*(v if isinstance(v, Text) else Text(harmless(_cell(v))) for v in value.values()))  # a Text has a colour
     console.print(table)

@@ -33,7 +33,8 @@ _TRIES = 64  # each lost one is somebody else's success
 class Position(msgspec.Struct, frozen=True):
     """Value of ``ENV:VIEW:position``: the view is whole up to `sequence` of `stream`, whose entry there is `entry`.
 
-    `build` is drawn when the view is begun: no two positions of a view are ever equal unless the views are.
+    `build` is drawn when the view is begun: no two positions of a view are ever equal unless the views are. `evicted` is what the cache had
+    evicted by then.
     """
 
     stream: str
@@ -42,6 +43,7 @@ class Position(msgspec.Struct, frozen=True):
     sequence: int = 0
     entry: str = ""
     effective_ns: int = 0
+    evicted: int = 0
 
     def moved(self, record: Record) -> Position:
         return msgspec.structs.replace(self, sequence=record.sequence, entry=record.entry.id, effective_ns=record.entry.effective_ns)
@@ -91,15 +93,28 @@ class SharedView:
     async def run(self) -> None:
         """Until cancelled; a store that fails is told in `status` and tried again. A journal that is damaged is told, and ends it."""
         while True:
+            pause_s = EVERY_S
             try:
                 await self.catch_up()
-                self.status = ""
+                self.status = await self._lost()
             except StoreError as error:
                 self.status = f"{self._prefix} is not up to date: {error}"
+                pause_s = _AGAIN_S
             except CorruptionError as error:
                 self.status = f"{self._prefix} is not kept any more: {error}"
                 return
-            await self._clock.sleep(_AGAIN_S if self.status else EVERY_S)
+            await self._clock.sleep(pause_s)
+
+    async def _lost(self) -> str:
+        """Whether the cache may have thrown away some of the view, in words."""
+        evicted, position = await self._cache.evicted(), _decoded(await self._held())
+        before = position.evicted if position else 0
+        lost = evicted - before if evicted >= before else evicted  # less than before: it was started again
+        if not lost:
+            return ""
+        return (
+            f"{self._prefix} may lack keys: the cache has evicted {lost}; set its maxmemory-policy to noeviction, then delete {self._key}"
+        )
 
     async def catch_up(self) -> None:
         """Fold up to what is now the end of the stream. Raises `CacheError`, `StoreError`, `CorruptionError`."""
@@ -168,7 +183,7 @@ class SharedView:
     async def _clear(self, held: bytes | None) -> None:
         """Begin anew in one transaction, unless somebody else has moved the position."""
         keys = [key async for run in self._cache.keys(f"{self._prefix}:") for key in run]
-        position = Position(self._history.stream.name, self._folding.version, self._draw())
+        position = Position(self._history.stream.name, self._folding.version, self._draw(), evicted=await self._cache.evicted())
         await self._cache.commit(CacheChange(gone=keys, put={self._key: canonical_json(position)}), self._key, held)
 
 

@@ -15,7 +15,9 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.exceptions import ResponseError
 
+import journal.cache
 from journal.block import Block
 from journal.cache import RedisCache
 from journal.clock import WallClock
@@ -316,11 +318,6 @@ def test_a_server_that_is_away_is_told_and_caught_up_with(tmp_path: Path, monkey
     monkeypatch.setattr(sharing, "EVERY_S", 0.02)
     monkeypatch.setattr(sharing, "_AGAIN_S", 0.02)
 
-    async def until(condition: Any) -> None:
-        async with asyncio.timeout(30):
-            while not condition():  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-
     async def check(server: valkey.Valkey) -> None:
         cache, writer = DyingCache(server.url), Writer("away")
         await writer.write(market(0))
@@ -369,6 +366,72 @@ def test_a_server_that_is_full_is_told_and_keeps_what_it_has(server: valkey.Valk
         await cache.close()
 
     asyncio.run(check())
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+def test_a_server_that_throws_keys_away_is_told_and_made_again_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "EVERY_S", 0.02)
+
+    async def check(server: valkey.Valkey) -> None:
+        cache, writer = DyingCache(server.url), Writer("evicting")
+        view = writer.sink(cache)
+        view._clock = WallClock()
+        await writer.write(*(market(n) for n in range(20)))
+        running = asyncio.create_task(view.run())
+        await until(lambda: view.folded)
+        assert view.status == ""
+        await cache._redis.config_set("maxmemory-policy", "volatile-random")
+        await cache._redis.expire("evicting:secmaster:markets", 10_000)  # the one key that it may throw away
+        await cache.limit(1)
+        with suppress(ResponseError):  # it is still too full
+            await cache._redis.set("other", "x")
+        await cache.limit(0)
+        await cache._redis.config_set("maxmemory-policy", "noeviction")
+        await until(lambda: view.status)
+        assert "evicted" in view.status
+        assert "noeviction, then delete evicting:secmaster:position" in view.status
+        await cache._redis.delete("evicting:secmaster:position")
+        await until(lambda: not view.status)
+        await writer.write(market(0, status="settled"))
+        folded = view.folded
+        await until(lambda: view.folded > folded)
+        await assert_same(cache, writer)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await cache.close()
+
+    with valkey.running(tmp_path) as server:
+        asyncio.run(check(server))
+
+
+def test_a_server_that_does_not_answer_for_a_while_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "EVERY_S", 0.02)
+    monkeypatch.setattr(sharing, "_AGAIN_S", 0.02)
+    monkeypatch.setattr(journal.cache, "_TIMEOUT_S", 0.2)
+
+    async def check(server: valkey.Valkey) -> None:
+        cache, writer = DyingCache(server.url), Writer("slow")
+        view = writer.sink(cache)
+        view._clock = WallClock()
+        await writer.write(market(0))
+        running = asyncio.create_task(view.run())
+        await until(lambda: view.folded == 1)
+        await cache._redis.execute_command("CLIENT", "PAUSE", "4000", "ALL")
+        await writer.write(market(1))
+        await until(lambda: "not up to date" in view.status)
+        await until(lambda: not view.status and view.folded == 2)
+        await assert_same(cache, writer)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await cache.close()
+
+    with valkey.running(tmp_path) as server:
+        asyncio.run(check(server))
 
 
 def test_without_redis_nothing_is_kept() -> None:
