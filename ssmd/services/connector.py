@@ -26,6 +26,7 @@ from journal.protocols import Journal
 from journal.subjects import Stream
 from journal.writer import MAX_PENDING_BYTES
 from ssmd.secmaster.choosing import Choice
+from ssmd.services.captured import Captured
 from ssmd.services.lag import Lag
 from ssmd.services.ledger import Ledger
 from ssmd.services.roster import GRACE_S, Roster
@@ -108,6 +109,11 @@ class Connector:
         self._wake = asyncio.Event()  # the open connection has something to send
         self._open = False
         self._since_ns = 0  # data is missing from here; 0: nothing is known to be
+
+    @property
+    def roster(self) -> Captured:
+        """The markets that are captured; read it at any time."""
+        return self._roster.captured
 
     async def run(self) -> None:
         """Capture until cancelled.

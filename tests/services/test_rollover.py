@@ -188,3 +188,43 @@ def test_a_series_rolls_over_and_no_market_misses_its_first_message(tmp_path: Pa
                 assert max(own) == last  # nothing more has come
 
     asyncio.run(scene())
+
+
+def test_what_a_run_left_unfinished_the_next_one_goes_on_with_or_finishes(tmp_path: Path) -> None:
+    """Markets close and settle while nobody captures. A run that is stopped in between passes them on."""
+
+    async def scene() -> None:
+        async with town(tmp_path, speed=60.0, markets=4) as place, place.service(0.2):
+            first = place.connector(Selection(series=(ETH,)))
+            async with running(first.run()):
+                await until(lambda: len(place.subscribed()) >= 2)
+                captured = set(first.roster)
+            await until(lambda: any(m.settled_ms for m in place.sim.venue.catalogue.markets.values() if m.ticker in captured))
+            second = place.connector(Selection(series=(ETH,)))  # its grace period is longer than it lives
+            async with running(second.run()):
+                await until(lambda: captured <= set(second.roster))
+            assert not place.controls("finalised")
+            third = place.connector(Selection(series=(ETH,)), grace_s=0.1)
+            async with running(third.run()):
+                await until(lambda: place.controls("finalised"))
+                assert {e.symbol for e in place.controls("finalised")} & captured
+                assert not {e.symbol for e in place.controls("finalised")} & place.subscribed()
+
+    asyncio.run(scene())
+
+
+def test_silence_is_said_in_the_stream_and_ends_with_it(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with town(tmp_path, speed=60.0) as place, place.service(0.1):
+            connector = place.connector(Selection(series=("KXSIMNONE",)))
+            async with running(connector.run()):
+                await until(lambda: connector.status.silence == "no market is chosen" and connector.status.state == "capturing")
+                assert "silence is expected: no market is chosen" in connector.status.told()
+            connector = place.connector(Selection(series=(BTC,)))
+            async with running(connector.run()):
+                await until(lambda: len(place.controls("silence")) >= 2)
+        said = [json.loads(e.body.detail) for e in place.controls("silence")]  # type: ignore[union-attr]
+        assert said[:2] == [{"expected": True, "reason": "no market is chosen"}, {"expected": False, "reason": ""}]
+        assert {e.symbol for e in place.controls("silence")} == {"silence-connector"}
+
+    asyncio.run(scene())
