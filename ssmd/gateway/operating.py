@@ -275,10 +275,4 @@ async def health(desk: Desk, call: Call) -> answers.Health:
 
 def _checks(desk: Desk) -> list[answers.Check]:
     keys = answers.Check(name="keys", good=not desk.gatekeeper.error, reason=desk.gatekeeper.error or "keys are followed")
-    views = [
-        answers.Check(
-            name=f"view {view.stream.name}", good=view.ready, reason=f"at {view.position:,}" if view.ready else "folding what is journalled"
-        )
-        for view in desk.views
-    ]
-    return [keys, *views, *desk.checks()]
+    return [keys, *desk.checks()]

@@ -17,12 +17,12 @@ from journal.clock import Clock
 from journal.errors import CallerError, SsmdError
 from journal.protocols import Keeper, Storage
 from ssmd.gateway.access import Gatekeeper
-from ssmd.gateway.answers import Check
 from ssmd.gateway.desk import Desk
 from ssmd.gateway.http import BoundedHttp
 from ssmd.gateway.hub import Hub
 from ssmd.gateway.measures import Measures
 from ssmd.gateway.pages import Pages
+from ssmd.gateway.probe import Probe
 from ssmd.gateway.rates import Rates
 from ssmd.gateway.register import Register
 from ssmd.gateway.rest import Rest
@@ -87,11 +87,12 @@ class Gateway:
         storage = open_objects(settings)
         sessions = Sessions(self.hub, self.views, Archives(journal, storage), clock, feed=settings.feed, subscriptions=limits.subscriptions)
         door = Door(sessions, gatekeeper, env=settings.env, connections=limits.connections, per_key=limits.connections_per_key)
+        probe = Probe(journal, self.views.shards, clock)
         registry = CollectorRegistry()
         measures = Measures(registry)
         desk = Desk(
             settings, clock, journal, gatekeeper, now, past, Rates(clock, limits.requests, limits.burst),
-            views=self.views.shards, clients=Register(self.hub), checks=self._checks, metrics=measures.text,
+            views=self.views.shards, clients=Register(self.hub), checks=probe.checks, metrics=measures.text,
         )  # fmt: skip
         server = _server(Pages(Rest(desk, measures)), door, spec.tls)
         tasks = [
@@ -100,6 +101,7 @@ class Gateway:
                 ("server", server.serve([listener])),
                 ("views", self._follow(journal, storage)),
                 ("clients", self.hub.watch()),
+                ("probe", probe.run()),
             )
         ]
         stopped = asyncio.create_task(self.stopping.wait())
@@ -129,10 +131,6 @@ class Gateway:
         """Of REST; the stream's is the same with ws."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http{'s' if self.settings.environment.gateway.tls else ''}://{host}:{self.port}"
-
-    def _checks(self) -> list[Check]:
-        error = self.views.error
-        return [Check(name="journal", good=not error, reason=error or "answers")]
 
 
 class _Server(uvicorn.Server):

@@ -48,9 +48,9 @@ class Told:
     positions: dict[str, int]
 
 
-async def seed(data: Path) -> Told:
+async def seed(data: Path, variables: Mapping[str, str] | None = None) -> Told:
     """Three markets with messages, and one without, all known to the security master but the one with a slash."""
-    settings = Settings.read({"data": str(data)}, {})
+    settings = Settings.read({"data": str(data)}, variables or {})
     clock, times, positions = WallClock(), dict[str, int](), dict[str, int]()
     start_ns = clock.wall_ns() - 600 * 10**9
     rule = day_rule(settings)
@@ -169,10 +169,12 @@ def environ(data: Path, **more: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def gateway(data: Path, told: Told, *options: str, directory: Path | None = None) -> Iterator[Served]:
+def gateway(
+    data: Path, told: Told, *options: str, directory: Path | None = None, variables: Mapping[str, str] | None = None
+) -> Iterator[Served]:
     """Started, ready, and stopped in the end."""
     args = command("run", "gateway", "--port", "0", *options)
-    process = subprocess.Popen(args, env=environ(data), cwd=directory or data, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(args, env=environ(data, **(variables or {})), cwd=directory or data, stderr=subprocess.PIPE, text=True)
     said: list[str] = []
     assert process.stderr is not None
     reader = threading.Thread(target=lambda: said.extend(iter(process.stderr.readline, "")), daemon=True)  # type: ignore[union-attr]
