@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from replay.source import Source
     from ssmd.metadata.environment import Tls
     from ssmd.sharing import SharedView
+    from ssmd.temporal.driver import Queue
+    from ssmd.temporal.link import Target
 
 _log = logging.getLogger("ssmd")
 
@@ -193,6 +195,48 @@ async def open_views(settings: Settings, clock: Clock, journal: Journal) -> Asyn
         ]
     finally:
         await cache.close()
+
+
+@asynccontextmanager
+async def open_temporal(settings: Settings) -> AsyncIterator[Queue]:
+    """The task queue of the Temporal that drives the environment's days. Raises `TemporalUnavailable` within seconds, and `CallerError`."""
+    target = _temporal_target(settings)
+    from ssmd.temporal.driver import Queue
+    from ssmd.temporal.link import connected
+    from ssmd.temporal.orders import default_queue
+
+    async with connected(target) as client:
+        yield Queue(client, target, settings.environment.scheduler.task_queue or default_queue(settings.env))
+
+
+def _temporal_target(settings: Settings) -> Target:
+    """Raises `CallerError` without its client, `KeyRefused`, `KeyUnavailable`."""
+    try:
+        from temporalio.service import TLSConfig
+    except ImportError:
+        raise CallerError(
+            f"scheduler.type of {settings.env} is temporal, and its client is not installed: pip install 'ssmd-stream[temporal]'"
+        ) from None
+    from pathlib import Path
+
+    from ssmd.keys.secret import Secret
+    from ssmd.temporal.link import Target
+
+    spec, resolver = settings.environment.scheduler, settings.resolver
+
+    def file(path: str | None) -> bytes | None:
+        try:
+            return Path(path).read_bytes() if path else None
+        except OSError as error:
+            raise CallerError(f"scheduler.tls: {path}: {error.strerror}; name readable PEM files") from None
+
+    tls = TLSConfig() if spec.api_key else None
+    if spec.tls:
+        tls = TLSConfig(
+            server_root_ca_cert=file(spec.tls.ca), client_cert=file(spec.tls.certificate), client_private_key=file(spec.tls.key)
+        )
+    address = resolver.value(spec.address or "").reveal()
+    return Target(address, spec.address or "", spec.namespace, tls, resolver.value(spec.api_key) if spec.api_key else Secret(""))
 
 
 def day_rule(settings: Settings) -> DayRule:

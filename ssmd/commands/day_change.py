@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssmd.commands.day_desk import Desk, at_desk, carried_out, chosen_day, made, parts_of, running, watched
+from ssmd.commands.day_desk import Desk, at_desk, carried_out, check_workers, chosen_day, made, parts_of, rolled, running, taken, watched
 from ssmd.options import DURATION, configured, environment_argument, examples
 from ssmd.settings import Settings
 
@@ -52,10 +52,16 @@ def run_(ctx: click.Context, *, settings: Settings, output: str, duration: int |
     """
     del output
 
+    from journal.errors import CallerError
+
+    if settings.environment.scheduler.type == "temporal":
+        raise CallerError(
+            f"Temporal drives the days of {settings.env}: `ssmd run worker {settings.env}` carries them out; to do without it, set "
+            "scheduler.type: embedded in the environment's file first"
+        )
+
     async def work(desk: Desk) -> int:
         if not desk.mine:
-            from journal.errors import CallerError
-
             raise CallerError(f"a runner of {settings.env} lives already; see `ssmd day status`")
         return await running(desk, venue, duration, lambda runner: runner.run())
 
@@ -102,13 +108,14 @@ def start(
         ctx.exit(asyncio.run(at_desk(settings, lambda desk: _replayed(desk, wanted, given), why, take=False, write=True)))
     if any(given.values()):
         raise CallerError("--from, --from-env and --from-storage are for --mode replay")
+    check_workers(settings, {**venue, "duration": duration})
 
     async def work(desk: Desk) -> int:
         if not desk.mine:
             return await watched(desk, await desk.operator.start(wanted))
 
         async def drive(runner: Runner) -> int | None:
-            found = await runner.begin(await desk.operator.start(wanted))
+            found = await runner.begin(await taken(desk, desk.operator.start(wanted), wanted, "STARTING"))
             if found != "ACTIVE":
                 return 1
             await runner.run(first=False)
@@ -147,7 +154,7 @@ def end(ctx: click.Context, *, settings: Settings, output: str, date: str | None
     wanted = chosen_day(settings, date)
 
     async def work(desk: Desk) -> int:
-        chosen = await desk.operator.end(wanted, force=force)
+        chosen = await taken(desk, desk.operator.end(wanted, force=force), wanted, "ENDING")
         return await (carried_out(desk, chosen) if desk.mine else watched(desk, chosen))
 
     ctx.exit(asyncio.run(at_desk(settings, work, why)))
@@ -162,13 +169,13 @@ def end(ctx: click.Context, *, settings: Settings, output: str, date: str | None
 def roll(ctx: click.Context, *, settings: Settings, output: str, why: str, duration: int | None, **venue: Any) -> None:
     """Go on to today's day: it is live before the last one ends. With auto_roll the schedule does so by itself."""
     del output
+    check_workers(settings, {**venue, "duration": duration})
 
     async def work(desk: Desk) -> int:
         old, new = await desk.operator.roll()
         if desk.mine:
             return await running(desk, venue, duration, lambda runner: runner.run(first=False))
-        code = await watched(desk, new)
-        return code or await watched(desk, old, rolling=True)
+        return await rolled(desk, old, new)
 
     ctx.exit(asyncio.run(at_desk(settings, work, why)))
 
@@ -184,6 +191,8 @@ def recover(ctx: click.Context, *, settings: Settings, output: str, dry_run: boo
     """Go on with days that have an error or no runner, from their last checkpoint."""
     from ssmd import render
 
+    check_workers(settings, {**venue, "duration": duration})
+
     async def work(desk: Desk) -> int:
         from ssmd.day.backfill import plan_bring, plan_close
         from ssmd.day.ending import plan_end
@@ -193,7 +202,9 @@ def recover(ctx: click.Context, *, settings: Settings, output: str, dry_run: boo
         parts = parts_of(desk)
         plans = {"start": plan_start(parts), "end": plan_end(parts, desk.register), "bring": plan_bring(parts), "close": plan_close(parts)}
         found = await desk.operator.recoveries(plans)
-        if not desk.mine and await runner_lives(settings, desk.clock):
+        if settings.environment.scheduler.type == "temporal":
+            found = [r for r in found if r.state != "ACTIVE" or r.mode == "replay"]  # of those the worker's processes are
+        elif not desk.mine and await runner_lives(settings, desk.clock):
             found = [r for r in found if r.move or r.mode == "replay"]  # it sees to the others
         rows = [{**r._asdict(), "day": r.day.isoformat()} for r in found]
         render.rows(rows, output, title="days to recover")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from ssmd.day.runner import Runner
     from ssmd.day.starting import Parts
     from ssmd.settings import Settings
+    from ssmd.temporal.driver import Queue, TemporalDriver
 
 
 class Desk(NamedTuple):
-    """What a command works with; `mine`: this process is the runner."""
+    """What a command works with; `mine`: this process is the runner; `temporal`: what carries days out here instead of a runner."""
 
     settings: Settings
     clock: Clock
@@ -32,6 +33,7 @@ class Desk(NamedTuple):
     calendar: Calendar
     operator: Operator
     mine: bool
+    temporal: Queue | None = None
 
 
 def chosen_day(settings: Settings, text: str | None) -> date | None:
@@ -52,28 +54,29 @@ async def _desk(settings: Settings, why: str, *, take: bool, write: bool) -> Asy
     from ssmd.day.register import Register
     from ssmd.day.runner import runner_held
     from ssmd.keys.change import whoami
-    from ssmd.wiring import open_journal
+    from ssmd.wiring import open_journal, open_temporal
 
     clock = machine_clock()
     calendar = Calendar(settings.environment.schedule)
 
-    @asynccontextmanager
-    async def held() -> AsyncIterator[bool]:
-        if not take:
-            yield False
-            return
-        async with runner_held(settings, clock) as mine:
-            yield mine
-
-    async with held() as mine, open_journal(settings, clock, read_only=not (take or write)) as journal:
+    async with AsyncExitStack() as stack:
+        temporal, mine = None, False
+        if take and settings.environment.scheduler.type == "temporal":
+            temporal = await stack.enter_async_context(open_temporal(settings))  # or nothing is asked at all
+        elif take:
+            mine = await stack.enter_async_context(runner_held(settings, clock))
+        journal = await stack.enter_async_context(open_journal(settings, clock, read_only=not (take or write)))
         register = Register(journal, clock, settings.env, calendar.rule)
-        yield Desk(settings, clock, journal, register, calendar, Operator(register, calendar, clock, whoami(), why), mine)
+        yield Desk(settings, clock, journal, register, calendar, Operator(register, calendar, clock, whoami(), why), mine, temporal)
 
 
 async def at_desk(
     settings: Settings, work: Callable[[Desk], Awaitable[int]], why: str = "", *, take: bool = True, write: bool = False
 ) -> int:
-    """`work`'s exit code. With `take` this process is the runner if none lives; without, with `write`, it may change days all the same."""
+    """`work`'s exit code. With `take` this process is the runner if none lives, or asks Temporal where that drives days.
+
+    Without, with `write`, it may change days all the same.
+    """
     async with _desk(settings, why, take=take, write=write) as desk:
         return await work(desk)
 
@@ -126,6 +129,21 @@ async def carried_out(desk: Desk, date: date) -> int:
     return 0 if found.state in {"ACTIVE", "COMPLETE"} else 1
 
 
+async def taken(desk: Desk, asking: Awaitable[date], wanted: date | None, state: str) -> date:
+    """The day that was asked for: by us, or by somebody who was first, when it is for us, the runner, to carry out."""
+    from journal.errors import CallerError
+    from ssmd.day.aggregate import date_of
+
+    try:
+        return await asking
+    except CallerError as error:
+        waiting = [day for d in await desk.register.open() if d.state == state and (day := date_of(d)) and wanted in {None, day}]
+        if not desk.mine or not waiting:
+            raise
+        tell(f"{error}; this process is the runner and carries it out")
+        return waiting[0]
+
+
 async def made(desk: Desk, date: date) -> int:
     """Go on with a day that is made from a source."""
     from ssmd.day.backfill import backfilling, carry_out
@@ -141,10 +159,38 @@ async def watched(desk: Desk, date: date, *, rolling: bool = False) -> int:
     """What the living runner makes of it; 1 when that is an error or a finding."""
     from ssmd.day.runner import TICK_S, watch
 
+    if desk.temporal:
+        found = await _temporal_driver(desk).carry_out(date)
+        return 0 if found.state in {"ACTIVE", "COMPLETE"} else 1
     while rolling and (await desk.register.get(date)).state == "ACTIVE":
         await desk.clock.sleep(TICK_S)
     found = await watch(desk.register, desk.clock, desk.settings, date, tell)
     return 0 if found.state in {"ACTIVE", "COMPLETE"} else 1
+
+
+async def rolled(desk: Desk, old: date, new: date) -> int:
+    """What comes of going on from `old` to `new`; 1 when that is an error or a finding."""
+    if not desk.temporal:
+        return await watched(desk, new) or await watched(desk, old, rolling=True)
+    await _temporal_driver(desk).roll([new, old])
+    states = [(await desk.register.get(day)).state for day in (new, old)]
+    return 0 if states == ["ACTIVE", "COMPLETE"] else 1
+
+
+def _temporal_driver(desk: Desk) -> TemporalDriver:
+    from ssmd.temporal.driver import TemporalDriver
+
+    assert desk.temporal  # noqa: S101  (asked by who has looked)
+    return TemporalDriver(desk.temporal, desk.register, desk.clock, tell)
+
+
+def check_workers(settings: Settings, options: dict[str, Any]) -> None:
+    """Raise `CallerError` for options of the runner where it is a worker that Temporal asks."""
+    given = {"recording": None, "speed": "1", "seed": 1, "duration": None}
+    if settings.environment.scheduler.type == "temporal" and any(value != given.get(name, value) for name, value in options.items()):
+        from journal.errors import CallerError
+
+        raise CallerError(f"--sim, --speed, --seed and --for are the worker's here: give them to `ssmd run worker {settings.env}`")
 
 
 def tell(text: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from ssmd.commands.run_gateway import gateway
+from ssmd.commands.run_worker import worker
 from ssmd.options import DURATION, configured, examples, metered
 from ssmd.settings import Settings
 
@@ -20,10 +21,11 @@ _STATUS_S = 1.0
 
 @click.group()
 def run() -> None:
-    """Run one service: connector, archiver, projector, secmaster or gateway. SIGTERM and Ctrl-C stop it in order."""
+    """Run one service: connector, archiver, projector, secmaster, gateway or worker. SIGTERM and Ctrl-C stop it in order."""
 
 
 run.add_command(gateway)
+run.add_command(worker)
 
 
 def _tell(text: str) -> None:

@@ -13,6 +13,7 @@ from journal.errors import CallerError
 from ssmd.keys.source import parse_source
 from ssmd.metadata.cron import Cron
 from ssmd.metadata.model import (
+    Address,
     ClockTime,
     FieldName,
     HttpUrl,
@@ -42,7 +43,7 @@ def _source(text: str) -> str:
 RESOLVED = (
     "venue.endpoint", "venue.rest", "journal.url", "journal.token", "journal.user", "journal.password", "journal.credentials",
     "journal.nkey_seed", "storage.endpoint", "storage.region", "storage.access_key_id", "storage.secret_access_key", "cache.url",
-    "cache.password",
+    "cache.password", "scheduler.address", "scheduler.api_key",
 )  # fmt: skip
 
 
@@ -161,6 +162,24 @@ class Cache(Model):
         return self
 
 
+class Scheduler(Model):
+    type: Literal["embedded", "temporal"] = Field("embedded", description="What drives trading days: ssmd itself, or a Temporal.")
+    address: Address | None = Field(None, description="Of type temporal: HOST:PORT.")
+    namespace: str = Field("default", min_length=1, description="Of type temporal.")
+    task_queue: str | None = Field(None, min_length=1, description="Of type temporal; else ssmd-ENV.")
+    tls: Tls | None = Field(None, description="Of type temporal: files; empty trusts the system's authorities.")
+    api_key: SecretReference | None = Field(None, description="Of type temporal: $key:NAME.FIELD.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.type == "temporal") != (self.address is not None):
+            raise ValueError("type temporal needs an address; type embedded has none")
+        given = [n for n in ("task_queue", "tls", "api_key") if getattr(self, n) is not None]
+        if self.type == "embedded" and given:
+            raise ValueError(f"{', '.join(given)} is for type temporal")
+        return self
+
+
 class GatewayTls(Model):
     certificate: str = Field(min_length=1, description="File with the certificate and those up to its authority, PEM.")
     key: str = Field(min_length=1, description="File of its private key, PEM.")
@@ -244,6 +263,7 @@ class Environment(Model):
     journal: Journal = Field(Journal(), description="NATS.")
     storage: Storage = Field(Storage(), description="Objects.")
     cache: Cache = Field(Cache(), description="Views.")
+    scheduler: Scheduler = Field(Scheduler(), description="What drives trading days.")
     gateway: Gateway = Field(Gateway(), description="Clients.")
     archive: Archive = Field(Archive(), description="What is kept.")
     symbols: dict[str, Symbol] = Field({}, description="What is known of symbols before the venue is asked.")

@@ -108,6 +108,12 @@ def _url(*schemes: str) -> Any:
     return Annotated[str, AfterValidator(check)]
 
 
+def _address(text: str) -> str:
+    if not is_reference(text) and not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", text):
+        raise ValueError("write HOST:PORT, or $key:NAME.FIELD")
+    return text
+
+
 def _file_name(text: str) -> str:
     path = PurePosixPath(text)
     if path.is_absolute() or ".." in path.parts or not path.name:
@@ -127,6 +133,7 @@ FileName = Annotated[str, AfterValidator(_file_name)]
 VenueUrl = _url("wss", "ws", "tcp", "udp", "https", "http")
 HttpUrl = _url("https", "http")
 NatsUrl = _url("nats", "tls", "ws", "wss")
+Address = Annotated[str, AfterValidator(_address)]
 RedisUrl = _url("redis", "rediss")
 
 

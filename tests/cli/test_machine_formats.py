@@ -42,7 +42,7 @@ PRINTED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(EDITS, ("edit",)),
 }  # fmt: skip
 WORDS_ONLY = {
-    "up", "demo", "run archiver", "run projector", "run secmaster", "run gateway", "completion",
+    "up", "demo", "run archiver", "run projector", "run secmaster", "run gateway", "run worker", "completion",
     "day run", "day start", "day end", "day roll",
 }  # fmt: skip
 # Commands of parts that are being built bring their schemas with them.
