@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from journal.clock import Clock
@@ -23,6 +24,7 @@ from ssmd.settings import Settings
 from ssmd.wiring import SHARDS
 
 _AHEAD_NS = 5 * 10**9  # a client's clock may be ahead of ours
+_FRESH_NS = 2 * 10**9
 
 
 class LiveView(Protocol):
@@ -67,6 +69,24 @@ class AsOf(NamedTuple):
     sequence: int = 0
 
 
+class Captured:
+    """Symbols that live views know, sorted, looked up again at most every two seconds: 100,000 of them take 50 ms."""
+
+    def __init__(self, clock: Clock, views: Sequence[LiveView]) -> None:
+        self._clock, self._views = clock, views
+        self._symbols: list[str] = []
+        self._until_ns = 0
+
+    def between(self, after: str, last: str | None) -> list[str]:
+        """Those behind `after` and before `last`, None for no end."""
+        now_ns = self._clock.mono_ns()
+        if now_ns >= self._until_ns:
+            self._symbols = sorted({s for view in self._views if view.ready for s in view.symbols()})
+            self._until_ns = now_ns + _FRESH_NS
+        start = bisect_right(self._symbols, after)
+        return self._symbols[start : len(self._symbols) if last is None else bisect_left(self._symbols, last)]
+
+
 @dataclass(frozen=True, slots=True)
 class Desk:
     """`now` answers about the present and short ranges, `past` folds what was. `checks` say whether each part is as it should be."""
@@ -82,6 +102,10 @@ class Desk:
     clients: ClientRegister | None = None
     checks: Callable[[], Sequence[Check]] = tuple
     metrics: Callable[[], bytes] = bytes
+    captured: Captured = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "captured", Captured(self.clock, self.views))
 
     @property
     def streams(self) -> list[Stream]:

@@ -36,6 +36,7 @@ Status = Literal["pending", "active", "paused", "closed", "determined", "settled
 _PRICES = ("last", "bid", "ask")
 _SIZES = ("last_size", "bid_size", "ask_size", "volume", "open_interest")
 _GAPS = 20
+_LOOKED_UP = 1_000  # symbols of one question
 
 
 class MarketsQuery(Query, frozen=True, kw_only=True):
@@ -75,7 +76,7 @@ async def list_markets(desk: Desk, call: Call) -> answers.Markets:
     known = as_of is None and all(view.ready for view in desk.views)
     lines = [_line(symbol, market, desk.view_of(symbol) is not None if known else None) for symbol, market in found]
     if as_of is None and query.status in {None, "unknown"} and not (query.category or query.series or query.event):
-        lines = _with_captured(desk, lines, found, after, query.limit + 1)
+        lines = await _with_captured(desk, lines, found, after, query.limit + 1)
     page = lines[: query.limit]
     following = cursor_of("markets", query, page[-1].symbol) if len(lines) > query.limit else None
     return answers.Markets(**asked(as_of.ns if as_of else at_ns), markets=page, next=following)
@@ -102,14 +103,25 @@ def _line(symbol: str, market: Definition, captured: bool | None) -> answers.Mar
     )  # fmt: skip
 
 
-def _with_captured(
+async def _with_captured(
     desk: Desk, lines: list[answers.MarketLine], found: list[tuple[str, Definition]], after: str, most: int
 ) -> list[answers.MarketLine]:
     """The page with markets that messages are journalled of and the security master knows nothing of."""
     last = found[-1][0] if len(found) >= most else None  # what comes behind it is for a later page
-    known = {symbol for symbol, _ in found}
-    extra = {s for v in desk.views if v.ready for s in (*v.books.keys(), *v.statuses.keys(), *v.tickers.keys()) if s > after}
-    more = [_line(s, Definition(symbol=s), captured=True) for s in extra - known if last is None or s < last]
+    listed = {symbol for symbol, _ in found}
+    asked_of = [s for s in desk.captured.between(after, last) if s not in listed]
+
+    async def strangers(shelf: Shelf) -> list[str]:
+        view, strange = await shelf.markets(), list[str]()
+        for at in range(0, len(asked_of), _LOOKED_UP):
+            some = asked_of[at : at + _LOOKED_UP]
+            known = view.rows(some)
+            strange += [s for s in some if s not in known]
+            if len(strange) >= most:
+                break
+        return strange
+
+    more = [_line(s, Definition(symbol=s), captured=True) for s in (await desk.now.ask(strangers) if asked_of else [])]
     return sorted([*lines, *more], key=lambda line: line.symbol)[:most]
 
 
@@ -353,8 +365,8 @@ def _quote(feed: str, book: BookView | None, ticker: TickerView | None) -> answe
 def nearest_names(desk: Desk, symbol: str, known: list[str]) -> tuple[str, ...]:
     """Names like it: of the security master's, else of those that begin alike among what is captured."""
     if not known:
-        every = [s for v in desk.views for s in v.symbols()]
-        known = [s for s in every if s[:4].upper() == symbol[:4].upper()][:1_000] or every[:5]
+        start = symbol[:4]
+        known = desk.captured.between(start, f"{start}\U0010ffff")[:1_000] or desk.captured.between("", None)[:5]
     return tuple(NotFound("market", symbol, known).nearest)
 
 

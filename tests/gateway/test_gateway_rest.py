@@ -61,6 +61,8 @@ def test_filters_choose_and_a_cursor_is_of_its_filters(served: Served) -> None:
     assert symbols("series=KXGOLD&status=active") == [GOLD]
     assert symbols("event=KXSILVER-26NOV22") == [HIDDEN]
     assert symbols("category=Sports") == []
+    assert symbols("status=unknown") == [SLASHED]
+    assert symbols("status=unknown&limit=1") == [SLASHED]
     cursor = served.good("/v1/markets?series=KXGOLD&limit=1")["next"]
     assert symbols(f"series=KXGOLD&cursor={cursor}") == [DOTTED]
     refused = served.ask(f"/v1/markets?series=KXSILVER&cursor={cursor}")
