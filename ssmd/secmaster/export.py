@@ -25,7 +25,7 @@ from ssmd.secmaster.view import View
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_GROUP = 10_000  # rows of one group of a Parquet file, about 30 MB while it is made
+_GROUP = 2_500  # rows of one group of a Parquet file; each takes about 20 kB while it is made
 _MAX_LINE = 2 << 20
 _MAX_MARKET = 256 << 10  # old and new are one entry, which is at most 1 MiB
 _EXTRA = ("first_seen_ns", "changed_ns")

@@ -82,3 +82,14 @@ def test_a_terminal_obeys_nothing_of_what_is_in_a_table(capsys: pytest.CaptureFi
     said = capsys.readouterr().out
     assert "a\\x1b]0;title\\x07\\x9b31mb\nc" in said
     assert said.replace("\n", "").isprintable()
+
+
+def test_names_of_columns_are_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    """SQL names columns as it likes."""
+    render.rows([{"[/x]": 1, "\x1b[31mred": "[bold]no[/nothing]", "\x07": "\x9b2J"}], "table")
+    out = capsys.readouterr().out
+    assert out.isascii()
+    assert "\x1b" not in out
+    assert "[/x]" in out
+    assert "\\x1b[31mred" in out
+    assert "[bold]no[/nothing]" in out
