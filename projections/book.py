@@ -12,6 +12,7 @@ recording that goes on in another file.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from projections.rows import Cursor, Names, cold_entry, epoch_meant
 _HEAD = struct.Struct("<5q")  # state, price exponent, size exponent, bids, asks
 _FIRST_POOL = 4_096  # levels
 _SUBSCRIPTION = 0xFFFFFFFF
+_COLD = frozenset({int(Kind.control), int(Kind.gap)})
 
 
 class BookState(IntEnum):
@@ -103,6 +105,25 @@ class BookProjection:
             if cold < stop:
                 self._cold(cold_entry(block, rows[cold]), int(rows["sequence"][cold]))
                 at = cold + 1
+
+    def stepper(self, block: Block) -> Callable[[int], None]:
+        """What folds one row of `block`, by its index, for who looks at books behind every entry: `apply` a row at a time at a third of
+        the cost. Rows in order and each once, none that was folded before; no other block meanwhile.
+        """
+        rows, changes = block.rows, block.changes.view(k.CHANGES)
+        symbols, epochs = self._names.symbols(block), self._names.epochs(block)
+        self._reserve()
+        places = list(zip(rows["day"].tolist(), rows["sequence"].tolist(), rows["kind"].tolist(), strict=True))
+
+        def step(at: int) -> None:
+            self._cursor.day, self._cursor.sequence, kind = places[at]
+            if kind in _COLD:
+                self._cold(cold_entry(block, rows[at]), self._cursor.sequence)
+                return
+            while k.fold_books(rows, changes, at, at + 1, symbols, epochs, self._books, self._pool, self._used) == at:
+                self._make_room(4 * int(rows["count"][at]))
+
+        return step
 
     def _reserve(self) -> None:
         # Two rows for every symbol ever seen; doubled, so that a symbol costs its rows once.

@@ -152,14 +152,18 @@ class MarketView:
         """Fold entry by entry; the messages of each, in order. An entry that was folded before has none."""
         out: list[Update] = []
         columns = [block.rows[name].tolist() for name in _COLUMNS]
+        step = self.books.stepper(block)
         for at, (kind, symbol, *rest) in enumerate(zip(*columns, strict=True)):
             row = Row(block.symbols[symbol], *rest)
             if row.sequence <= self.position:
                 continue
-            piece = block.slice(at, at + 1)
             if kind in _BOOKS:
-                self._book(piece, row, kind, out)
-            elif kind == Kind.trade:
+                step(at)
+                self._book(block, at, row, kind, out)
+                self.position = row.sequence
+                continue
+            piece = block.slice(at, at + 1)
+            if kind == Kind.trade:
                 self._trade(piece, row, out)
             elif kind == Kind.ticker:
                 self.tickers.apply(piece)
@@ -170,6 +174,8 @@ class MarketView:
                 self._listed.add(row.symbol)
                 out.append(self._shown.market(row.symbol, row.sequence, status, "update", self._after("market", row)))
             elif kind in {Kind.gap, Kind.control}:
+                self.books.take_touched()
+                step(at)
                 self._connection(piece, row, out)
             self.position = row.sequence
         if len(block):
@@ -184,8 +190,7 @@ class MarketView:
         before, last[row.symbol] = last.get(row.symbol), row.sequence
         return before
 
-    def _book(self, piece: Block, row: Row, kind: int, out: list[Update]) -> None:
-        self.books.apply(piece)
+    def _book(self, block: Block, at: int, row: Row, kind: int, out: list[Update]) -> None:
         top = self.books.top(row.symbol)
         if top is None:
             return
@@ -196,14 +201,14 @@ class MarketView:
             elif kind == Kind.book:
                 out.append(self._shown.book(self.books.book(row.symbol), before))
             else:
-                out.append(self._shown.delta(row, top, self._changed(piece, row.symbol), before))
+                out.append(self._shown.delta(row, top, self._changed(block, at, row.symbol), before))
         self._tell_best(row, top, out)
 
-    def _changed(self, piece: Block, symbol: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    def _changed(self, block: Block, at: int, symbol: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """The levels of a delta with their new totals, bids and asks."""
         sides: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
-        first, count = int(piece.rows["body"][0]), int(piece.rows["count"][0])
-        for side, price in dict.fromkeys((c[2], c[0]) for c in piece.changes[first : first + count].tolist()):
+        first, count = int(block.rows["body"][at]), int(block.rows["count"][at])
+        for side, price in dict.fromkeys((c[2], c[0]) for c in block.changes[first : first + count].tolist()):
             sides[side].append((price, self.books.size(symbol, side, price)))
         return sides
 
@@ -232,8 +237,6 @@ class MarketView:
 
     def _connection(self, piece: Block, row: Row, out: list[Update]) -> None:
         """A gap, or a decision of the connector: it may make any number of books stale, or move them to another connection."""
-        self.books.take_touched()
-        self.books.apply(piece)
         self.trades.apply(piece)
         body = cold_entry(piece, piece.rows[0]).body
         reason = f"gap: {body.reason}" if isinstance(body, Gap) else str(getattr(body, "action", ""))
