@@ -8,7 +8,7 @@ import { Day } from "./day.js";
 import { find, make, mark, say } from "./dom.js";
 import { Heading } from "./heading.js";
 import { Ladder } from "./ladder.js";
-import { Markets } from "./markets.js";
+import { Markets, isOpen } from "./markets.js";
 import { clock, milliseconds, rfc3339, shown, span } from "./moment.js";
 import { Pulse } from "./pulse.js";
 import { Refused, Rest, market as pathOf } from "./rest.js";
@@ -58,7 +58,7 @@ class Page {
     setInterval(() => this.#second(), 1_000);
     addEventListener("hashchange", () => this.#linked());
     const markets = await this.#try("markets", () => this.#markets.load());
-    const first = markets?.find((line) => line.captured && line.status === "active") ?? markets?.[0];
+    const first = markets?.find((line) => line.captured && isOpen(line)) ?? markets?.[0];
     if (symbol || first) this.#markets.choose(symbol || first.symbol);
     if (at) this.#time.go(Date.parse(at));
   }
@@ -295,6 +295,7 @@ class Page {
     mark(find("when"), "data-state", when);
     say(find("when"), words);
     say(find("when-detail"), detail);
+    say(find("markets-when"), this.#isPast ? "prices are live" : "");
     const wrong = [...this.#wrong.values()].filter(Boolean);
     find("notice").hidden = !wrong.length;
     say(find("notice"), [...new Set(wrong)].join(" · "));
@@ -427,8 +428,10 @@ class Page {
         else if (this.#symbol) this.#backfill();
       });
     };
-    find("door-open").onclick = open;
-    input.onkeydown = (event) => event.key === "Enter" && open();
+    find("door-form").onsubmit = (event) => {
+      event.preventDefault();
+      open();
+    };
     door.showModal();
   }
 }

@@ -104,7 +104,7 @@ export class Chart {
 
   #tell(candle) {
     const words = candle
-      ? `${rfc3339(candle.at).slice(11, 19)}  O ${candle.open}  H ${candle.high}  L ${candle.low}  C ${candle.close}  V ${candle.volume}`
+      ? `${rfc3339(candle.at).slice(11, this.step < 60_000 ? 19 : 16)}  O ${candle.open}  H ${candle.high}  L ${candle.low}  C ${candle.close}  V ${candle.volume}`
       : "";
     say(this.#readout, words);
   }
@@ -115,11 +115,12 @@ export class Chart {
     this.#plot = new uPlot(
       {
         ...this.#size(),
+        padding: [8, 0, 0, 0],
         legend: { show: false },
         cursor: { drag: { x: false, y: false }, points: { show: false }, y: false },
         scales: { x: { time: true, auto: false }, y: { auto: false } },
         axes: [
-          { ...axis, space: 70, values: (_, ticks) => ticks.map(utc) },
+          { ...axis, space: 70, size: 28, gap: 4, values: (plot, ticks) => ticks.map((tick) => (plot.valToPos(tick, "x") < 24 ? "" : utc(tick))) },
           { ...axis, side: 1, size: 64, gap: 6, incrs: STEPS, values: (_, ticks) => ticks.map((tick) => unscaled(tick, this.#places)) },
         ],
         series: [{}, ...["open", "high", "low", "close"].map((label) => ({ label, paths: () => null, points: { show: false } }))],

@@ -21,7 +21,7 @@ export class Clients {
 
 function row(client) {
   const state = make("span", { class: "pill small", "data-state": client.state === "healthy" ? "good" : "bad" }, client.state);
-  const cells = [`${client.id} ${client.key}`, client.peer, state, client.mode, client.sent.toLocaleString("en"), client.dropped.toLocaleString("en")];
-  const lag = `connected ${client.connected_time}, ${client.subscriptions} subscriptions, ${client.waiting} waiting`;
-  return make("tr", { title: lag }, ...cells.map((cell, i) => make("td", { class: i > 3 ? "number" : "" }, cell)));
+  const cells = [`${client.id} ${client.who}`, state, client.mode, client.sent.toLocaleString("en"), client.dropped.toLocaleString("en")];
+  const title = `from ${client.peer}, connected ${client.connected_time}, ${client.subscriptions} subscriptions, ${client.waiting} waiting, ${client.conflated} conflated`;
+  return make("tr", { title }, ...cells.map((cell, i) => make("td", { class: i > 2 ? "number" : "" }, cell)));
 }

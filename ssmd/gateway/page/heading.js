@@ -1,12 +1,12 @@
 // What the market is, and its best prices.
 
 import { find, mark, say } from "./dom.js";
-import { instant, milliseconds, span } from "./moment.js";
+import { instant, milliseconds, rfc3339, span } from "./moment.js";
 
 export class Heading {
   /** What the list knows of it, before the market itself is answered. */
   start(symbol, line) {
-    this.#define(symbol, line?.title, line?.status, line?.close_time);
+    this.#define(symbol, line?.title, "", line?.status, milliseconds(line?.close_time ?? ""));
     this.#numbers({});
     say(find("gaps"), "");
   }
@@ -14,7 +14,7 @@ export class Heading {
   /** REST's answer of the market. */
   read(answer) {
     const definition = answer.definition ?? {};
-    this.#define(answer.symbol, definition.title, answer.status, definition.close_time);
+    this.#define(answer.symbol, definition.title, definition.subtitle, answer.status, definition.close_ns / 1e6);
     this.#numbers(answer.prices);
     this.gaps(answer.gaps.length);
   }
@@ -37,7 +37,7 @@ export class Heading {
 
   market(message) {
     if (message.status) this.#status(message.status);
-    if (message.close_time) this.#closes(message.close_time);
+    if (message.close_time) this.#closes(milliseconds(message.close_time));
   }
 
   gaps(count) {
@@ -46,18 +46,19 @@ export class Heading {
 
   closing(now) {
     if (!this.#close) return;
-    const left = milliseconds(this.#close) - now;
-    say(find("closes"), `${left > 0 ? "closes in" : "closed"} ${span(Math.abs(left))}${left > 0 ? "" : " ago"} · ${instant(this.#close)}`);
+    const left = this.#close - now;
+    say(find("closes"), `${left > 0 ? "closes in" : "closed"} ${span(Math.abs(left))}${left > 0 ? "" : " ago"} · ${instant(rfc3339(this.#close))}`);
   }
 
   #prices = {};
-  #close = "";
+  #close = 0; // ms
 
-  #define(symbol, title, status, close) {
+  #define(symbol, title, subtitle, status, close) {
     say(find("title"), title || symbol);
+    say(find("subtitle"), subtitle ?? "");
     say(find("symbol"), symbol);
     this.#status(status || "unknown");
-    this.#closes(close ?? "");
+    this.#closes(close);
     document.title = `${title || symbol} · ssmd`;
   }
 
@@ -67,7 +68,7 @@ export class Heading {
   }
 
   #closes(close) {
-    this.#close = close && !close.startsWith("1970") ? close : "";
+    this.#close = close > 0 ? close : 0;
     if (!this.#close) say(find("closes"), "");
   }
 

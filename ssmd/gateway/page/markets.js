@@ -1,6 +1,7 @@
 // The list of markets: searched, filtered, walked with arrows; the best prices of those that are shown are live.
 
 import { find, make, mark, say } from "./dom.js";
+import { milliseconds } from "./moment.js";
 import { Refused, market as pathOf } from "./rest.js";
 
 const LOADED = 5_000; // markets that are searched here; beyond them the server is asked by name
@@ -123,8 +124,9 @@ export class Markets {
       cells.row.dataset.symbol = symbol;
       say(cells.title, line.title || symbol);
       say(cells.symbol, symbol);
-      say(cells.status, line.status);
-      mark(cells.row, "data-status", line.status);
+      const status = line.status === "active" && !isOpen(line) ? "over" : line.status;
+      say(cells.status, status);
+      mark(cells.row, "data-status", status);
       mark(cells.row, "aria-selected", String(symbol === this.chosen));
       const best = this.#best.get(symbol);
       if (best) quote(cells, best);
@@ -175,13 +177,19 @@ export class Markets {
   }
 }
 
+/** First what is captured, and of it what can be traded. */
 function rank(line) {
-  return (line.captured ? 0 : 2) + (line.status === "active" ? 0 : 1);
+  return (line.captured ? 0 : 2) + (isOpen(line) ? 0 : 1);
+}
+
+/** The venue may not have said yet that a market is closed. */
+export function isOpen(line) {
+  return line.status === "active" && !(milliseconds(line.close_time) < Date.now());
 }
 
 function row() {
   const [title, symbol, status, best] = ["title", "symbol", "status", "best"].map((name) => make("span", { class: name }));
-  return { row: make("li", { role: "option" }, title, best, symbol, status), title, symbol, status, best };
+  return { row: make("li", { role: "option" }, make("div", {}, title, best), make("div", {}, symbol, status)), title, symbol, status, best };
 }
 
 function quote(cells, message) {

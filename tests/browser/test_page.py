@@ -1,0 +1,309 @@
+"""The page in a real Chromium, over real processes: a simulated venue, its capture, the gateway."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from urllib.request import urlopen
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.chromium import Tab, Theme, browser, tab
+from tests.gateway.served import command, environ
+from tests.journal.servers import free_port
+
+pytestmark = pytest.mark.chromium
+ROWS = "#bids tr, #asks tr"
+PATIENCE_MS = 30_000
+
+
+class Running:
+    """`ssmd up` and a gateway; the gateway may be killed and started again on its port."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/"
+        self.capture = self._run("up", "--seed", "5")
+        self.gateway: subprocess.Popen[bytes]
+
+    def _run(self, *args: str) -> subprocess.Popen[bytes]:
+        with (self.data / f"{args[0]}.log").open("ab") as log:
+            return subprocess.Popen(command(*args), env=environ(self.data), cwd=self.data, stdout=log, stderr=log)
+
+    def serve(self) -> None:
+        self.gateway = self._run("run", "gateway", "--port", str(self.port))
+
+    def ask(self, path: str, **query: object) -> Any:
+        given = "&".join(f"{name}={quote(str(value), safe='')}" for name, value in query.items())
+        with urlopen(f"{self.url}{path}?{given}" if given else f"{self.url}{path}", timeout=30) as answer:  # noqa: S310  (ours)
+            return json.load(answer)
+
+    def ready(self) -> bool:
+        try:
+            return bool(self.ask("v1/health")["ready"]) and any(m["captured"] for m in self.ask("v1/markets")["markets"])
+        except OSError:
+            return False
+
+    def log(self) -> str:
+        return "\n".join(path.read_text() for path in self.data.glob("*.log"))
+
+
+def until(is_true: Callable[[], bool], what: str, timeout_s: float = 90) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+@contextmanager
+def running(data: Path) -> Iterator[Running]:
+    found = Running(data)
+    try:
+        until(lambda: (data / "server.json").exists() or found.capture.poll() is not None, "the capture does not start")
+        found.serve()
+        until(found.ready, f"the gateway is not ready: {found.log()}")
+        yield found
+    finally:
+        for process in (found.gateway, found.capture):
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture(scope="module")
+def venue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(tmp_path_factory.mktemp("page")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[Browser]:
+    with browser() as found:
+        yield found
+
+
+@contextmanager
+def opened(chrome: Browser, venue: Running, width: int = 1_280, theme: Theme = "dark") -> Iterator[Tab]:
+    """With a live book of a market."""
+    with tab(chrome, venue.url, width, 844 if width < 900 else 900, theme) as found:
+        expect(found.page.locator("#when")).to_have_text("live", timeout=PATIENCE_MS)
+        expect(found.page.locator("#book-state")).to_have_text("valid", timeout=PATIENCE_MS)
+        expect(found.page.locator("#bids td.price").first).not_to_be_empty(timeout=PATIENCE_MS)
+        yield found
+
+
+def ladder(page: Page) -> list[list[str]]:
+    found: list[list[str]] = page.eval_on_selector_all(ROWS, "rows => rows.map(row => [...row.cells].map(cell => cell.textContent))")
+    return found
+
+
+def sides(rows: list[list[str]]) -> tuple[list[list[str]], list[list[str]]]:
+    """Bids and asks, best first, price and size, of `ladder`: asks stand above bids."""
+    asks, bids = rows[:10][::-1], rows[10:]
+    return [r[:2] for r in bids if r[0]], [r[:2] for r in asks if r[0]]
+
+
+def is_changing(page: Page) -> None:
+    before = ladder(page)
+    until(lambda: ladder(page) != before, "the book does not change", 30)
+
+
+def go(page: Page, instant: str) -> None:
+    """Type the instant, and wait until the book of then is shown."""
+    page.locator("#instant").fill(instant)
+    page.locator("#instant").press("Enter")
+    expect(page.locator("#when")).to_have_text("past")
+
+
+# --- what is served ---------------------------------------------------------------------------------------------------------
+
+
+def test_it_connects_and_a_book_changes(chrome: Browser, venue: Running) -> None:
+    with opened(chrome, venue) as found:
+        page = found.page
+        is_changing(page)
+        expect(page.locator("#trades tr:visible").first).to_be_visible(timeout=PATIENCE_MS)
+        expect(page.locator("#markets li").first.locator(".best")).to_have_text(re.compile(r"\d"), timeout=PATIENCE_MS)
+        expect(page.locator("#health")).to_have_text("ready", timeout=PATIENCE_MS)
+        expect(page.locator("#clients tr")).not_to_have_count(0, timeout=PATIENCE_MS)
+        expect(page.locator("#day-states [aria-current=true]")).to_have_count(1, timeout=PATIENCE_MS)
+        expect(page.locator("#coverage .strip").first).to_be_visible(timeout=PATIENCE_MS)
+        prices = [row[0] for row in ladder(page) if row[0]]
+        assert all(re.fullmatch(r"\d\.\d{4}", price) for price in prices), prices
+        assert prices == sorted(prices, reverse=True)
+
+
+def test_the_past_is_what_rest_says_it_was_and_plays_on(chrome: Browser, venue: Running) -> None:
+    with opened(chrome, venue) as found:
+        page = found.page
+        symbol = page.inner_text("#symbol")
+        is_changing(page)
+        time.sleep(2)
+        instant = datetime.fromtimestamp(time.time() - 2, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        then = venue.ask(f"v1/markets/{quote(symbol, safe='')}/book", as_of=instant)
+        trades = venue.ask(f"v1/markets/{quote(symbol, safe='')}/trades", as_of=instant, limit=60)["trades"]
+        wanted = then["bids"][:10], then["asks"][:10]
+        go(page, instant)
+        expect(page.locator("#book-position")).to_have_text(then["position"], timeout=PATIENCE_MS)
+        assert sides(ladder(page)) == wanted
+        shown = page.eval_on_selector_all(
+            "#trades tr:not([hidden])", "rows => rows.map(r => [r.cells[2].textContent, r.cells[3].textContent])"
+        )
+        assert shown == [[t["price"], t["size"]] for t in trades]
+        time.sleep(1)
+        assert sides(ladder(page)) == wanted, "what is live was drawn over the past"
+        assert page.evaluate("location.hash").endswith(f"@{instant}")
+
+        page.locator("#speed").select_option("5")
+        page.keyboard.press("Escape")  # out of the select, and live
+        go(page, instant)
+        page.locator("#market").focus()
+        page.keyboard.press("Space")
+        expect(page.locator("#when")).to_have_text("playing")
+        until(lambda: page.input_value("#instant") > instant.replace("T", " "), "it does not play", 20)
+        until(lambda: page.inner_text("#book-position") != then["position"], "the book does not play on", 20)
+        page.keyboard.press("Escape")
+        expect(page.locator("#when")).to_have_text("live")
+        is_changing(page)
+
+
+def test_the_slider_and_a_link_lead_to_the_past(chrome: Browser, venue: Running) -> None:
+    with opened(chrome, venue) as found:
+        page = found.page
+        page.locator("#slider").focus()
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("ArrowLeft")
+        expect(page.locator("#when")).to_have_text("past")
+        expect(page.locator("#slider")).to_have_attribute("aria-valuetext", re.compile("UTC"))
+        until(lambda: "@" in page.evaluate("location.hash"), "the link does not name the instant")
+        link = page.url
+        page.locator("#live").click()
+        expect(page.locator("#when")).to_have_text("live")
+    with tab(chrome, link) as other:
+        expect(other.page.locator("#when")).to_have_text("past", timeout=PATIENCE_MS)
+        expect(other.page.locator("#book-position")).to_have_text(re.compile("local_md_0:"), timeout=PATIENCE_MS)
+
+
+def test_the_keyboard_is_enough(chrome: Browser, venue: Running) -> None:
+    with opened(chrome, venue) as found:
+        page = found.page
+        first = page.inner_text("#symbol")
+        page.keyboard.press("/")
+        assert page.evaluate("document.activeElement.id") == "search"
+        page.keyboard.press("ArrowDown")
+        assert page.evaluate("document.activeElement.id") == "markets"
+        page.keyboard.press("ArrowDown")
+        until(lambda: page.inner_text("#symbol") != first, "the arrow chooses nothing")
+        active = page.get_attribute("#markets", "aria-activedescendant")
+        assert page.get_attribute(f"#{active}", "aria-selected") == "true"
+        ring = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert ring == "solid", "the focus is not seen"
+        page.keyboard.press("/")
+        page.keyboard.type("zzz no such market")
+        expect(page.locator("#markets li")).to_have_count(0)
+        page.keyboard.press("Escape")
+        expect(page.locator("#markets li").first).to_be_visible()
+        page.keyboard.press("Escape")
+        page.keyboard.press("t")
+        assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+        page.keyboard.press("?")
+        expect(page.locator("#help")).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.locator("#help")).not_to_be_visible()
+        page.keyboard.press(",")
+        expect(page.locator("#when")).to_have_text("past")
+        page.keyboard.press("Escape")
+        expect(page.locator("#when")).to_have_text("live")
+
+
+def test_a_slow_network_is_borne(chrome: Browser, venue: Running) -> None:
+    with opened(chrome, venue) as found:
+        session = found.page.context.new_cdp_session(found.page)
+        session.send("Network.enable")
+        slow = {"offline": False, "latency": 400, "downloadThroughput": 50_000, "uploadThroughput": 20_000}
+        session.send("Network.emulateNetworkConditions", slow)
+        found.page.reload()
+        expect(found.page.locator("#when")).to_have_text("live", timeout=PATIENCE_MS)
+        expect(found.page.locator("#book-state")).to_have_text("valid", timeout=PATIENCE_MS)
+        is_changing(found.page)
+        expect(found.page.locator("#when")).to_have_text("live")
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+@pytest.mark.parametrize("width", [1_280, 390])
+def test_it_fits(chrome: Browser, venue: Running, width: int, theme: Theme, tmp_path: Path) -> None:
+    with opened(chrome, venue, width, theme) as found:
+        page = found.page
+        assert page.evaluate("document.documentElement.scrollWidth") == width, "it scrolls sideways"
+        places = {name: page.locator(f"#{name}").bounding_box() for name in ("chart", "depth", "slider", "spread")}
+        is_changing(page)
+        assert places == {name: page.locator(f"#{name}").bounding_box() for name in places}, "the layout jumps"
+        assert overlaps(page) == []
+        background = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+        light = sum(int(part) for part in re.findall(r"\d+", background)[:3]) > 3 * 128
+        assert light == (theme == "light")
+        picture = page.screenshot(path=tmp_path / f"page-{width}-{theme}.png", full_page=True)
+        assert len(picture) > 10_000
+        go(page, datetime.fromtimestamp(time.time() - 1, UTC).isoformat(timespec="milliseconds"))
+        page.screenshot(path=tmp_path / f"page-{width}-{theme}-past.png", full_page=True)
+
+
+def overlaps(page: Page) -> list[str]:
+    """Panels that cover one another."""
+    found: list[str] = page.evaluate("""() => {
+        const boxes = [...document.querySelectorAll(".panel")].map(p => [p.className, p.getBoundingClientRect()]);
+        return boxes.flatMap(([a, x], i) => boxes.slice(i + 1)
+            .filter(([b, y]) => x.left < y.right - 1 && y.left < x.right - 1 && x.top < y.bottom - 1 && y.top < x.bottom - 1)
+            .map(([b]) => `${a} and ${b}`));
+    }""")
+    return found
+
+
+def test_what_a_venue_writes_is_text(chrome: Browser, venue: Running) -> None:
+    """A title with markup is shown letter by letter; the policy would stop it, and is not needed to."""
+    evil = "<img src=x onerror=alert(1)>"
+
+    def changed(route: Any) -> None:
+        answer = route.fetch()
+        document = answer.json()
+        for line in document["markets"]:
+            line["title"] = evil
+        route.fulfill(response=answer, json=document)
+
+    with opened(chrome, venue) as found:
+        found.page.route("**/v1/markets?*", changed)
+        found.page.reload()
+        expect(found.page.locator("#markets .title").first).to_have_text(evil, timeout=PATIENCE_MS)
+        assert found.page.locator("#markets img").count() == 0
+
+
+def test_it_comes_back_after_the_gateway_was_killed(chrome: Browser, venue: Running) -> None:
+    with opened(chrome, venue) as found:
+        page = found.page
+        venue.gateway.kill()
+        venue.gateway.wait()
+        expect(page.locator("#when")).to_have_text("reconnecting", timeout=PATIENCE_MS)
+        expect(page.locator("#when-detail")).to_have_text(re.compile("try "))
+        assert any(row[0] for row in ladder(page)), "what was known is not shown any more"
+        venue.serve()
+        until(venue.ready, f"the gateway is not ready again: {venue.log()}")
+        expect(page.locator("#when")).to_have_text("live", timeout=PATIENCE_MS)
+        is_changing(page)
+        numbers = page.eval_on_selector_all("#trades tr:not([hidden]) td.time", "cells => cells.map(cell => cell.textContent)")
+        assert numbers == sorted(numbers, reverse=True)
+        # The browser itself says in the console that it could not connect.
+        found.complaints = [line for line in found.complaints if not re.search("WebSocket connection to|ERR_|status of 503", line)]
