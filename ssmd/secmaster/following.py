@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 
-from journal.entry import Entry, Kind, Record
+from journal.entry import Control, Entry, Kind, Record
 from journal.market import Change, Market
 from journal.protocols import JournalReader
 from journal.subjects import Stream
@@ -30,6 +30,7 @@ class Follower:
         self._stream = stream
         self._subject = stream.subject(feed, Kind.lifecycle.name, "").rpartition(".")[0] + ".*"
         self._told = told
+        self._acks = stream.subject(feed, Kind.control.name, "")
 
     async def catch_up(self) -> Counter[str]:
         """Journal what the messages up to now change; how many changes of each kind. The ledger is open."""
@@ -42,6 +43,18 @@ class Follower:
         """The same with what comes, until cancelled. Raises `StoreError`."""
         async for _ in self._changes(follow=True):
             pass
+
+    async def subscribed(self) -> AsyncIterator[None]:
+        """Once each time that the venue has acknowledged subscriptions, from now on: what it announced before is in no message. Never ends.
+
+        Raises `StoreError`.
+        """
+        info = await self._reader.info(self._stream)
+        reads = self._reader.read(self._stream, start=info.last + 1 if info else 1, subjects=[self._acks], follow=True)
+        async with aclosing(reads):  # type: ignore[type-var]  # the protocol's iterators are generators
+            async for records in reads:
+                if any(isinstance(r.entry.body, Control) and r.entry.body.action == "subscribed" for r in records):
+                    yield None
 
     async def _changes(self, *, follow: bool) -> AsyncIterator[Counter[str]]:
         start = await self._start()

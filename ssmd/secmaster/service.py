@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from exchanges.markets import DefinitionSource
-from journal.clock import Clock
+from journal.clock import Clock, pause
 from journal.errors import VenueError
 from ssmd.render import Silent
 from ssmd.secmaster.following import Follower
@@ -49,6 +49,7 @@ class SecmasterService:
         self._schedule = schedule or Schedule()
         self._views = views
         self._status = "starting"
+        self._asked = asyncio.Event()  # before its time
 
     @property
     def status(self) -> str:
@@ -64,6 +65,7 @@ class SecmasterService:
             for view in self._views:
                 group.create_task(view.run())
             if self._source:
+                group.create_task(self._watch_subscriptions())
                 group.create_task(self._synchronise(*self._source))
             else:
                 self._status = "following messages and times"
@@ -73,9 +75,15 @@ class SecmasterService:
             await self._sync.due()
             await self._clock.sleep(_DUE_S)
 
+    async def _watch_subscriptions(self) -> None:
+        """What the venue announced after it was last asked and before a connection had subscribed was heard by nobody: ask again then."""
+        async for _ in self._follower.subscribed():
+            self._asked.set()
+
     async def _synchronise(self, source: DefinitionSource, question: Question) -> None:
         full_s = int(self._schedule.full_s * 1e9)
         while True:
+            self._asked.clear()
             last = self._ledger.view.synced(question.source, full=True)
             full = last is None or abs(self._clock.wall_ns() - last[2].started_ns) >= full_s  # a clock may have been ahead
             try:
@@ -84,7 +92,7 @@ class SecmasterService:
                 self._status = f"not synchronised: {error}"
             else:
                 self._status = _told(summary)
-            await self._clock.sleep(self._schedule.every_s)
+            await pause(self._clock, self._schedule.every_s, self._asked)
 
 
 def _told(summary: Summary) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from exchanges.kalshi.changes import derived_changes, lifecycle_changes, observed_changes
 from journal.clock import WallClock
-from journal.entry import Entry, Event, Lifecycle
+from journal.entry import Control, Entry, Event, Lifecycle
 from journal.memory import MemoryJournal
 from journal.subjects import Stream
 from projections.secmaster import change_of
@@ -113,5 +113,35 @@ def test_the_service_synchronises_follows_and_derives(tmp_path: Path) -> None:
             await asyncio.gather(running, return_exceptions=True)
         statuses = {f.symbol: f.market.status for f in select(ledger.view, Filter())}
         assert statuses[opening.symbol] == "active"
+
+    asyncio.run(body())
+
+
+def test_a_subscription_of_a_connector_brings_a_synchronisation_forward(tmp_path: Path) -> None:
+    """A market announced between the last one and the subscription is in no message."""
+
+    async def body() -> None:
+        journal, clock = MemoryJournal(), WallClock()
+        ledger = ledger_of(tmp_path, journal, clock)
+        venue = Listing([market(0, open_ns=1, close_ns=0)])
+        await journal.ensure(MARKET, "kalshi")
+        service = SecmasterService(
+            ledger, Sync(ledger, clock, observed_changes, derived_changes), Follower(ledger, journal, MARKET, "kalshi", lifecycle_changes),
+            clock, iter(map(str, range(100))).__next__, source=(venue, QUESTION), schedule=Schedule(every_s=3_600),
+        )  # fmt: skip
+        running = asyncio.create_task(service.run())
+        async with asyncio.timeout(20):
+            while "synchronised" not in service.status:
+                await clock.sleep(0.01)
+            venue.markets.append(market(1, open_ns=1, close_ns=0))
+            now_ns = clock.wall_ns()
+            for number, action in enumerate(("ok", "subscribed"), 1):
+                said = Entry(Control(action), "kalshi", "", b"e" * 16, number, now_ns, 1, now_ns, 20260810)
+                await journal.append(MARKET, [said])
+            while len(list(select(ledger.view, Filter()))) < 2:
+                await clock.sleep(0.01)
+        assert len(venue.asked) >= 2
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(body())
