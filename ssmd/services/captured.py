@@ -17,6 +17,7 @@ _NAMED = 3  # states that a sentence about silence names
 @dataclass(slots=True)
 class _Market:
     status: str
+    open_ns: int = 0
     defined: str = ""  # the state that the market stream was last told of; "": none
     leaving: str = ""  # why it goes
 
@@ -48,11 +49,11 @@ class Captured:
         """What a new connection asks for: not what is over."""
         return [symbol for symbol, market in self._markets.items() if market.status not in _OVER]
 
-    def join(self, symbol: str, status: str) -> bool:
+    def join(self, symbol: str, status: str, open_ns: int = 0) -> bool:
         """Whether it was not there."""
         if symbol in self._markets:
             return False
-        self._markets[symbol] = _Market(status)
+        self._markets[symbol] = _Market(status, open_ns)
         self._states[status] += 1
         return True
 
@@ -66,9 +67,10 @@ class Captured:
         if status in _OVER:
             self.leave(symbol, status, now_ns)
 
-    def news(self, symbol: str, status: str, *, told: bool) -> bool:
+    def news(self, symbol: str, status: str, open_ns: int = 0, *, told: bool) -> bool:
         """Its state, by the security master; whether the market stream has to be told. Not of what it has in the venue's own words."""
         market = self._markets[symbol]
+        market.open_ns = open_ns or market.open_ns
         if _RANK[status] < _RANK[market.status]:
             return False
         new = not market.defined or (not told and market.defined != status)
@@ -100,12 +102,15 @@ class Captured:
             self._states[self._markets.pop(symbol).status] -= 1
         return out
 
-    def silence(self) -> str:
-        """Why nothing is to be expected; "" where something is."""
+    def silence(self, now_ns: int) -> str:
+        """Why nothing is to be expected; "" where something is.
+
+        A market whose opening time has come is open, whether anybody has said so or not.
+        """
         states = {status: count for status, count in self._states.items() if count > 0}
         if not states:
             return "no market is chosen"
-        if not states.keys() <= _QUIET:
+        if not states.keys() <= _QUIET or any(m.status == "pending" and 0 < m.open_ns <= now_ns for m in self._markets.values()):
             return ""
         some = sorted(states.items(), key=lambda item: -item[1])[:_NAMED]
         what = "the one market is" if len(self) == 1 else f"of {len(self)} markets none is active:"

@@ -32,6 +32,7 @@ from ssmd.services.ledger import Ledger
 from ssmd.services.roster import GRACE_S, Roster
 
 TICK_S = 1.0
+_SILENT_NS = 5 * 10**9
 _SPECIAL = frozenset((Unparsed, Gap, Lifecycle, Control))  # counted, or may come with more than themselves (a refusal)
 _GOOD_NS = 30_000_000_000  # a connection that lasted this long was a good one
 # Frames between turns of the event loop: about 5 ms, so that a batch in flight and the socket are served meanwhile.
@@ -50,6 +51,7 @@ class ConnectorStatus:
     epoch: str = ""
     symbols: int = 0
     silence: str = ""  # why no frame is to be expected; "": one is
+    silent: bool = True  # no frame of late
     security_master: str = ""  # what keeps us from following it
     finalised: int = 0  # markets whose capture has come to its end
     frames: int = 0
@@ -65,10 +67,9 @@ class ConnectorStatus:
 
     def told(self) -> str:
         """For people, in a line."""
-        quiet = f"silence is expected: {self.silence}" if self.silence and self.state == "capturing" else ""
-        return "; ".join(
-            part for part in (f"{self.state}: {self.message}" if self.message else self.state, quiet, self.security_master) if part
-        )
+        state = f"{self.state}: {self.message}" if self.message else self.state
+        quiet = f"silence is expected: {self.silence}" if self.silent and self.silence and self.state == "capturing" else ""
+        return "; ".join(part for part in (state, quiet, self.security_master) if part)
 
 
 class Connector:
@@ -178,6 +179,7 @@ class Connector:
             status, roster = self.status, self._roster
             status.symbols, status.silence, status.finalised = len(roster.captured), roster.silence, roster.finalised
             status.security_master = roster.trouble
+            status.silent = self._clock.wall_ns() - status.last_frame_ns > _SILENT_NS
             await self._clock.sleep(TICK_S)
             await self._ledger.room()
 

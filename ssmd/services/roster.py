@@ -87,7 +87,9 @@ class Roster:
         return fresh
 
     def _enter(self, some: list[Listed]) -> list[str]:
-        fresh = [x.symbol for x in some if self.captured.join(x.symbol, x.market.status if x.market else "removed")]
+        fresh = [
+            x.symbol for x in some if self.captured.join(x.symbol, *((x.market.status, x.market.open_ns) if x.market else ("removed",)))
+        ]
         if fresh:
             self._say_chosen(fresh)
         return fresh
@@ -98,7 +100,7 @@ class Roster:
         captured.told(symbol, body.status, now_ns)
         if body.event not in _NEW or symbol in captured or not self._choice.selection.matches(symbol, body.status or "pending"):
             return False
-        captured.join(symbol, body.status or "pending")
+        captured.join(symbol, body.status or "pending", body.open_ns)
         self._say_chosen([symbol])
         return True
 
@@ -137,7 +139,7 @@ class Roster:
             return
         now_ns = self._clock.wall_ns()
         status = market.status if market else "removed"
-        new = captured.news(symbol, status, told=told)
+        new = captured.news(symbol, status, market.open_ns if market else 0, told=told)
         if market is None or status == "settled":
             captured.leave(symbol, status, now_ns)
         elif not self._choice.selection.covers(market):
@@ -175,7 +177,7 @@ class Roster:
             detail: dict[str, object] = {"reason": ending.reason, "last": f"{self._stream.name}:{last}", "secmaster": self._choice.position}
             self._ledger.say(control(inheritance.FINALISED, detail), self._clock.wall_ns(), ending.symbol)
             self.finalised += 1
-        self.silence = self.captured.silence()
+        self.silence = self.captured.silence(now_ns)
         if self.silence != self._said:
             self._said = self.silence
             quiet: dict[str, object] = {"expected": bool(self.silence), "reason": self.silence}

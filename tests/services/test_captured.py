@@ -68,15 +68,24 @@ def test_the_stream_is_told_what_it_does_not_have_in_the_venues_words() -> None:
     ],
 )
 def test_silence_is_expected_where_no_market_trades(states: dict[str, str], reason: str) -> None:
-    assert captured(**states).silence() == reason
+    assert captured(**states).silence(1) == reason
 
 
 def test_silence_follows_the_states() -> None:
     markets = captured(A="pending", B="settled")
-    assert markets.silence()
+    assert markets.silence(1)
     markets.told("A", "active", 1)
-    assert not markets.silence()
+    assert not markets.silence(1)
     markets.leave("A", "removed", 1)
     markets.told("A", "settled", 1)
     markets.due(GRACE_NS + 1)
-    assert markets.silence() == "the one market is settled"
+    assert markets.silence(1) == "the one market is settled"
+
+
+def test_a_market_whose_time_has_come_is_open_whatever_was_said() -> None:
+    markets = captured()
+    markets.join("A", "pending", 1_000)
+    assert markets.silence(999) == "the one market is pending"
+    assert not markets.silence(1_000)
+    markets.news("A", "pending", 2_000, told=False)  # put off
+    assert markets.silence(1_000)
