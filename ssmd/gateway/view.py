@@ -89,6 +89,8 @@ class MarketView:
         self._snapshots: dict[Topic, Update] = {}
         self._last: dict[str, dict[str, int]] = {}  # by channel and symbol: the sequence of the newest message
         self._best: dict[str, tuple[Any, ...]] = {}  # by symbol: state, bid, ask and their units as last told
+        self._symbols: list[str] = []
+        self._sizes: list[int] = []  # of the tables that the symbols were collected from
         self._use(self._new_runner())
         self._begin()
 
@@ -255,9 +257,13 @@ class MarketView:
 
     # --- questions ----------------------------------------------------------------------------------------------------------
 
-    def symbols(self) -> set[str]:
-        """Every symbol of which anything is known."""
-        return self._listed.union(*(self._last[channel] for channel in ("book", "bbo", "trade", "ticker"))) - {""}
+    def symbols(self) -> list[str]:
+        """Every symbol of which anything is known, sorted."""
+        tables = [self._listed, *(self._last[channel] for channel in ("book", "bbo", "trade", "ticker"))]
+        sizes = [len(table) for table in tables]
+        if sizes != self._sizes:  # they only grow
+            self._symbols, self._sizes = sorted(set().union(*tables) - {""}), sizes
+        return self._symbols
 
     def knows(self, symbol: str) -> bool:
         return symbol in self._listed or any(symbol in self._last[channel] for channel in ("book", "bbo", "trade", "ticker"))

@@ -10,7 +10,7 @@ from itertools import islice
 
 from journal.clock import Clock
 from journal.entry import Record
-from journal.errors import HoleInStream, NotFound, StorageError, StoreError
+from journal.errors import CorruptionError, NotFound, StorageError, StoreError
 from journal.protocols import JournalReader, Storage
 from journal.subjects import Stream
 from projections.book import BookView
@@ -19,6 +19,7 @@ from projections.ticker import TickerView
 from projections.trades import TradeView
 from ssmd.gateway import message as m
 from ssmd.gateway.message import Update, when
+from ssmd.gateway.problem import Problem
 from ssmd.gateway.request import Selector
 from ssmd.gateway.view import MarketView, Publish
 from ssmd.secmaster.query import near
@@ -26,6 +27,7 @@ from ssmd.secmaster.view import View as Markets
 
 _RETRY_S = 1.0
 _REFRESH_S = 5.0
+_LOOKED_UP = 500
 _COMPARED = 5_000  # symbols that an unknown one is compared with
 _NEAR = 5
 
@@ -110,6 +112,7 @@ class Views:
         self._refresh = refresh
         self._of: dict[str, MarketView] = {}
         self._kinds: dict[str, tuple[str, str]] = {}
+        self._unnamed: set[str] = set()  # those of them that the security master does not have yet
 
     # --- following ----------------------------------------------------------------------------------------------------------
 
@@ -146,14 +149,30 @@ class Views:
     async def _name_markets(self, markets: Markets, refresh: Callable[[], Awaitable[object]]) -> None:
         place = None
         while True:
-            try:
+            # Names are as old as they are when this fails; the stream goes on.
+            with suppress(StoreError, CorruptionError, TimeoutError, Problem):
                 await refresh()
                 if (now := markets.place) != place:
                     place = now
-                    self._kinds.clear()
-            except (StoreError, TimeoutError, HoleInStream):
-                pass  # names are as old as they are; the stream goes on
+                    for symbol in self._unnamed:
+                        self._kinds.pop(symbol, None)
+                    self._unnamed.clear()
+                # Looked up before they are asked for, a few at a time.
+                strange = [symbol for symbol in self.symbols() if symbol not in self._kinds]
+                for at in range(0, len(strange), _LOOKED_UP):
+                    self._learn(strange[at : at + _LOOKED_UP])
+                    await self._clock.sleep(0)
             await self._clock.sleep(_REFRESH_S)
+
+    def _learn(self, symbols: Sequence[str]) -> None:
+        rows = self._markets.rows(symbols) if self._markets else {}
+        for symbol in symbols:
+            series, category = symbol.partition("-")[0], ""
+            if (row := rows.get(symbol)) and row.known.market:
+                series, category = row.known.market.series or series, row.known.market.category
+            else:
+                self._unnamed.add(symbol)
+            self._kinds[symbol] = series, category
 
     # --- questions ----------------------------------------------------------------------------------------------------------
 
@@ -176,7 +195,7 @@ class Views:
 
     def symbols(self) -> list[str]:
         """Every symbol of which anything is known, sorted."""
-        return sorted(set().union(*(view.symbols() for view in self.shards)))
+        return self.shards[0].symbols() if len(self.shards) == 1 else sorted(set().union(*(view.symbols() for view in self.shards)))
 
     def of(self, symbol: str) -> MarketView | None:
         """The view that knows the symbol."""
@@ -219,15 +238,11 @@ class Views:
     def kinds(self, symbol: str) -> tuple[str, str]:
         """Series and category. Without a security master a series is what stands before the first dash."""
         if (found := self._kinds.get(symbol)) is None:
-            found = symbol.partition("-")[0], ""
-            if self._markets:
-                try:
-                    row = self._markets.rows([symbol]).get(symbol)
-                except StorageError:
-                    return found
-                if row and row.known.market:
-                    found = row.known.market.series or found[0], row.known.market.category
-            self._kinds[symbol] = found
+            try:
+                self._learn([symbol])
+            except StorageError:
+                return symbol.partition("-")[0], ""
+            found = self._kinds[symbol]
         return found
 
     def matching(self, selector: Selector) -> Iterable[str]:

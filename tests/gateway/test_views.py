@@ -1,0 +1,67 @@
+"""Names of markets: series and categories of the security master, as soon as it has them; what stands before the dash until then."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+from journal.clock import WallClock
+from journal.entry import Entry, Event, Record
+from journal.market import Change, Market
+from ssmd.gateway.views import Views
+from ssmd.secmaster.view import View
+from tests.gateway.rig import Market as Moving
+from tests.gateway.rig import client_of, gateway_of, journal_of, messages, next_of, send, until, write
+from tests.journal.servers import nats_server
+
+
+def known(number: int, symbol: str, series: str, category: str) -> Record:
+    market = Market(symbol=symbol, series=series, category=category, status="active", price_exponent=-6, size_exponent=-2)
+    change = Change(change="market_added", symbol=symbol, source="rest", at_ns=number, market=market)
+    return Record(number, Entry(Event("changes", change.encode()), "secmaster", symbol, bytes(16), number, number, 0, number, 20261122))
+
+
+def test_kinds_of_symbols(tmp_path: Path) -> None:
+    markets = View(tmp_path / "m.sqlite")
+    views = Views("local", "kalshi", ["0"], WallClock(), markets=markets)
+    assert views.kinds("KXA-1") == ("KXA", "")
+    assert not views.is_known("KXA-1")
+    markets.fold([known(1, "KXA-1", "THE-SERIES", "crypto")])
+    assert views.is_known("KXA-1")
+    assert views.near("KXA-2") == ["KXA-1"]
+
+    async def named() -> None:
+        async def refresh() -> None:
+            return None
+
+        views = Views("local", "kalshi", ["0"], WallClock(), markets=markets, refresh=refresh)
+        naming = asyncio.create_task(views._name_markets(markets, refresh))
+        await asyncio.sleep(0.05)
+        assert views.kinds("KXA-1") == ("THE-SERIES", "crypto")
+        naming.cancel()
+
+    asyncio.run(named())
+    markets.close()
+
+
+def test_subscriptions_by_series_and_category_and_markets_that_appear_later(tmp_path: Path) -> None:
+    async def run() -> None:
+        with nats_server(tmp_path) as server:
+            async with journal_of(server) as journal:
+                market = Moving(random.Random(8), 2)
+                await write(journal, market, 100)
+                async with gateway_of(server, tmp_path) as gateway, client_of(gateway.port) as ws:
+                    await send(ws, op="subscribe", channels=["book"], series=["KXA"])
+                    assert (await next_of(ws, "book"))["symbol"] == "KXA-1"
+                    gateway.views._kinds["KXNEW-7"] = ("KXNEW", "weather")
+                    await send(ws, op="subscribe", channels=["book"], category="weather")
+                    await until(lambda: len(gateway.hub.clients["c1"].subscriptions) == 2, "subscribed")
+                    market.symbols = ["KXA-9", "KXNEW-7", "KXB-5"]
+                    await write(journal, market, 60)
+                    seen: set[str] = set()
+                    while seen < {"KXA-9", "KXNEW-7"}:
+                        seen |= {m["symbol"] for m in await messages(ws) if m["type"] == "book" and m["kind"] == "snapshot"}
+                    assert "KXB-5" not in seen
+
+    asyncio.run(run())
