@@ -27,6 +27,8 @@ EVENTS = {
     "price_level_structure_updated": "",
     "metadata_updated": "",
 }
+# Entries of the same kind that are no messages about one market: definitions that we journal, and what is of an event.
+_OTHERS = frozenset({"rest", "definition", "event_lifecycle", "event_fee_update"})
 COMBINATION = (
     "KXMVE"  # how series of combinations begin: millions of markets, which definitions leave out and messages did not until March 2026
 )
@@ -52,10 +54,11 @@ def derived_changes(market: Market, now_ns: int) -> list[Change]:
 def lifecycle_changes(market: Market | None, entry: Entry) -> list[Change]:
     """What a message of ``market_lifecycle_v2`` changes, after what was due before it; none for other entries.
 
-    A message about a market that nobody has defined changes nothing, unless it creates it: the next synchronisation knows more of it.
+    A message about a market that nobody has defined changes nothing, unless it creates it: the next synchronisation knows more of it. One
+    that says what has no name here marks the market, until a definition of it is read again.
     """
     body = entry.body
-    if not isinstance(body, Lifecycle) or body.event not in EVENTS:
+    if not isinstance(body, Lifecycle) or body.event in _OTHERS:
         return []
     at_ns = entry.effective_ns
     if market is None:
@@ -67,6 +70,9 @@ def lifecycle_changes(market: Market | None, entry: Entry) -> list[Change]:
         return [*compare(None, new, "lifecycle", at_ns), *derived_changes(new, at_ns)]
     due = derived_changes(market, at_ns)
     now = _after(market, due)
+    if body.event not in EVENTS:
+        marked = replace(now, flaws=tuple(sorted({*now.flaws, "event_type"})))
+        return [*due, *compare(now, marked, "lifecycle", at_ns)]
     return [*due, *compare(now, _told(now, body, at_ns), "lifecycle", at_ns)]
 
 

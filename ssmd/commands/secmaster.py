@@ -45,7 +45,7 @@ async def _opened(settings: Settings, as_of_ns: int | None = None) -> AsyncItera
         with render.progress() as meter:
             opened = await stack.enter_async_context(open_markets(settings, machine_clock(), meter, as_of_ns=as_of_ns))
         if not opened.view.place.sequence:
-            click.echo(f"ssmd: {_NOTHING}", err=True)
+            click.echo(f"ssmd: {_NOTHING if as_of_ns is None else 'no markets were known then'}", err=True)
         yield opened
 
 
@@ -119,6 +119,7 @@ def show(*, symbol: str, as_of: int | None, history: bool, settings: Settings, o
 
     async def run() -> None:
         from ssmd.secmaster import documents, query
+        from ssmd.secmaster.endings import endings
         from ssmd.secmaster.past import history_of, market_as_of, market_now
 
         async with _opened(settings) as opened:
@@ -130,6 +131,8 @@ def show(*, symbol: str, as_of: int | None, history: bool, settings: Settings, o
             stored = opened.history
             past = await (market_now(stored, row) if as_of is None else market_as_of(stored, symbol, as_of))
             document = documents.shown(symbol, past, stored.stream)
+            if as_of is None:
+                document["finalised"] = await endings(stored.reader, settings.env, settings.feed, symbol)
             render.one(documents.readable(document) if output == "table" else document, output)
 
     asyncio.run(run())

@@ -39,6 +39,10 @@ def entry(event: str, at_ns: int = OPEN + SECOND, **msg: Any) -> Entry:
     return Entry(item.body, "kalshi", item.symbol, b"e" * 16, 1, at_ns, 0, at_ns, 20260925, price_exponent=-6, size_exponent=-2)
 
 
+def replace_body(entry: Entry, event: str) -> Entry:
+    return replace(entry, body=Lifecycle(event))
+
+
 def folded(market: Market | None, changes: list[Change]) -> Market:
     """After the changes, each through its JSON: that is what a journal gives back."""
     for change in changes:
@@ -151,8 +155,18 @@ def test_a_market_that_nobody_defined_waits_for_its_definition(event: str) -> No
 
 
 def test_other_entries_change_nothing() -> None:
-    assert lifecycle_changes(MARKET, entry("fee_changed")) == []
+    for event in ("rest", "definition", "event_lifecycle", "event_fee_update"):
+        assert lifecycle_changes(MARKET, replace_body(entry("activated"), event)) == []
     assert lifecycle_changes(None, entry("created", event_ticker="E")) != []
+
+
+def test_what_has_no_name_marks_the_market_until_it_is_defined_again() -> None:
+    kinds, marked = told(MARKET, "suspended")
+    assert (kinds, marked) == (["market_updated"], replace(MARKET, flaws=("event_type",)))
+    assert told(marked, "suspended")[0] == []
+    assert lifecycle_changes(None, entry("suspended")) == []
+    again = observed_changes(marked, MARKET, b"{}", OPEN + SECOND)
+    assert folded(marked, again) == MARKET
 
 
 def test_a_definition_of_an_unknown_market() -> None:

@@ -24,7 +24,7 @@ from journal.market import Change, Market, apply, decode_change
 START_MS = 1_795_000_000_000  # a whole second: messages count in seconds
 HOUR_MS = 3_600_000
 # What no message says, and what the venue only says by REST: that it did as it had announced.
-LATER = {"category", "tags", "type", "expiration_ns", "venue_status", "settled_ns"}
+LATER = {"category", "tags", "type", "expiration_ns", "venue_status", "settled_ns", "volume_class"}
 
 
 class Folded:
