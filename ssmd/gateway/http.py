@@ -10,12 +10,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from ssmd.gateway.problem import MEDIA, Problem, encode
 
 HEAD_S = 10.0  # from the connection, or from the end of an answer, to the next request's end of headers
+TAKE_S = 20.0  # that an answer may wait for its client to take it
 MAX_HEAD = 64 << 10  # bytes of a request line and headers
 MAX_CONNECTIONS = 2_000
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """A connection that sends its request slowly is closed."""
+    """A connection that sends its request slowly, or does not take its answers, is closed."""
 
     most = MAX_CONNECTIONS
 
@@ -23,6 +24,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().__init__(**given)
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._take_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -33,7 +35,22 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._had_head()
+        self._taken()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._taken()
+        self._take_timer = self.loop.call_later(TAKE_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._taken()
+        super().resume_writing()
+
+    def _taken(self) -> None:
+        if self._take_timer is not None:
+            self._take_timer.cancel()
+            self._take_timer = None
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -79,7 +79,8 @@ async def list_markets(desk: Desk, call: Call) -> answers.Markets:
         lines = await _with_captured(desk, lines, found, after, query.limit + 1)
     page = lines[: query.limit]
     following = cursor_of("markets", query, page[-1].symbol) if len(lines) > query.limit else None
-    return answers.Markets(**asked(as_of.ns if as_of else at_ns), markets=page, next=following)
+    at_ns = as_of.ns if as_of else at_ns or desk.seen_ns(call.now_ns)
+    return answers.Markets(**asked(at_ns), markets=page, next=following)
 
 
 def _select(view: View, query: MarketsQuery, after: str) -> Iterable[tuple[str, Definition]]:
@@ -153,7 +154,8 @@ async def list_events(desk: Desk, call: Call) -> answers.Events:
             )
         )  # fmt: skip
     following = cursor_of("events", query, lines[-1].event) if len(found) > query.limit else None
-    return answers.Events(**asked(as_of.ns if as_of else at_ns), events=lines, next=following)
+    at_ns = as_of.ns if as_of else at_ns or desk.seen_ns(call.now_ns)
+    return answers.Events(**asked(at_ns), events=lines, next=following)
 
 
 # --- one market -------------------------------------------------------------------------------------------------------------

@@ -68,7 +68,11 @@ class Rest:
         self._measures.answered(name, response.status_code, (self._desk.clock.mono_ns() - started_ns) / 1e9)
         if request.method == "HEAD":
             response.body = b""
-        await response(scope, receive, send)
+        try:
+            await response(scope, receive, send)
+        except RuntimeError as error:
+            if "closed" not in str(error):  # which uvloop says where the client has gone meanwhile
+                raise
 
     async def _answer(self, operation: Operation, request: Request, parts: dict[str, str], headers: dict[str, str]) -> Response:
         peer = request.client.host if request.client else ""

@@ -214,6 +214,25 @@ def test_slow_clients_are_let_go_and_hold_nobody_up(served: Served) -> None:
     assert max(ended) < 40
 
 
+def test_a_client_that_takes_no_answers_is_let_go(served: Served) -> None:
+    request = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with closing(socket.socket()) as stream:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        stream.settimeout(1)
+        stream.connect(("127.0.0.1", served.port))
+        started = time.monotonic()
+        while time.monotonic() - started < 90:
+            try:
+                stream.sendall(request)  # more and more answers wait
+                time.sleep(0.005)
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+        assert 15 < time.monotonic() - started < 80
+    assert served.ask("/v1/health/live").status == 200
+
+
 def test_a_body_that_does_not_come_is_not_waited_for(served: Served) -> None:
     head = b"POST /v1/clients/c1/mode HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n{"
     started = time.monotonic()
