@@ -31,7 +31,8 @@ export function parse(text, day) {
   const said = text.trim();
   const time = /^(\d{1,2}):(\d{2})(?::(\d{2})(\.\d{1,3})?)?$/.exec(said);
   if (time) return Date.parse(`${rfc3339(day).slice(0, 10)}T${time[1].padStart(2, "0")}:${time[2]}:${time[3] ?? "00"}${time[4] ?? ""}Z`);
-  return /^\d{4}-\d{2}-\d{2}/.test(said) ? Date.parse(`${said.replace(" ", "T").replace(/Z$/, "")}${said.length > 10 ? "Z" : ""}`) : NaN;
+  const date = /^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?)(Z|[+-]\d{2}:\d{2})?)?$/.exec(said);
+  return date ? milliseconds(`${date[1]}T${date[2] ?? "00:00"}${date[3] ?? "Z"}`) : NaN;
 }
 
 /** A span in words of one unit. */

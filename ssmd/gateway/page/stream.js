@@ -1,7 +1,7 @@
 // The WebSocket: kept open, with what is wanted of it. After a break it asks to resume where it was.
 
 const FIRST_WAIT_MS = 250;
-const MOST_WAIT_MS = 8_000;
+const MOST_WAIT_MS = 5_000;
 const PING_MS = 5_000;
 const RESUME_WITHIN_MS = 10 * 60_000; // after that a snapshot is less work for everybody
 const CONNECT_MS = 10_000;
