@@ -17,6 +17,7 @@ from journal.clock import Clock
 from journal.errors import CallerError, SsmdError
 from journal.protocols import Keeper, Storage
 from ssmd.gateway.access import Gatekeeper
+from ssmd.gateway.buffer import Limits
 from ssmd.gateway.desk import Desk
 from ssmd.gateway.http import BoundedHttp
 from ssmd.gateway.hub import Hub
@@ -83,7 +84,7 @@ class Gateway:
         markets = stack.enter_context(contextlib.closing(Markets(path_of(settings.data_dir, settings.env))))
         shards = list(settings.environment.shards) or ["0"]
         self.views = Views(settings.env, settings.feed, shards, clock, markets=markets, refresh=lambda: now.ask(lambda s: s.markets()))
-        self.hub = Hub(self.views, clock)
+        self.hub = Hub(self.views, clock, limits=Limits(limits.buffer_messages, limits.buffer_mib << 20))
         storage = open_objects(settings)
         sessions = Sessions(self.hub, self.views, Archives(journal, storage), clock, feed=settings.feed, subscriptions=limits.subscriptions)
         door = Door(sessions, gatekeeper, env=settings.env, connections=limits.connections, per_key=limits.connections_per_key)

@@ -191,6 +191,8 @@ class GatewayLimits(Model):
     connections: int = Field(1_000, ge=1, le=100_000, description="Connections in all.")
     connections_per_key: int = Field(100, ge=1, le=100_000, description="Open streams of one key.")
     subscriptions: int = Field(100, ge=1, le=10_000, description="Subscriptions of one stream.")
+    buffer_messages: int = Field(20_000, ge=100, le=1_000_000, description="Messages that wait for one slow client.")
+    buffer_mib: int = Field(8, ge=1, le=1_024, description="And what they may take.")
     past_at_once: int = Field(2, ge=1, le=64, description="Questions about the past that are answered at a time.")
     past_s: int = Field(20, ge=1, le=600, description="Seconds that one of them may take.")
 
