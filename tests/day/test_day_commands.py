@@ -14,6 +14,7 @@ import pytest
 from journal.errors import CallerError
 from ssmd.cli import main
 from ssmd.commands.day import day as commands
+from ssmd.commands.day_desk import Desk, taken
 from ssmd.day.aggregate import State, TradingDay
 from ssmd.day.operations import Operator
 from ssmd.day.runner import runner_held, runner_lives
@@ -158,5 +159,24 @@ def test_one_runner_lives(tmp_path: Path) -> None:
             async with runner_held(c.settings, c.clock) as second:
                 assert not second
         assert not await runner_lives(c.settings, c.clock)
+
+    asyncio.run(run())
+
+
+def test_of_two_who_ask_at_once_the_runner_carries_out_what_the_other_asked(tmp_path: Path) -> None:
+    async def run() -> None:
+        c = Capture(tmp_path)
+        today = c.calendar.today(c.clock.wall_ns())
+        other = operator(c, "bob")
+        await other.start(None)
+
+        def desk(*, mine: bool) -> Desk:
+            return Desk(c.settings, c.clock, c.journal, c.register(), c.calendar, operator(c), mine)
+
+        assert await taken(desk(mine=True), operator(c).start(None), None, "STARTING") == today
+        with pytest.raises(CallerError, match="by bob"):
+            await taken(desk(mine=False), operator(c).start(None), None, "STARTING")
+        with pytest.raises(CallerError, match="has gone by"):
+            await taken(desk(mine=True), operator(c).start(today - timedelta(days=1)), today - timedelta(days=1), "STARTING")
 
     asyncio.run(run())
