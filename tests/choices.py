@@ -33,11 +33,13 @@ def sync_of(ledger: Ledger, clock: Clock) -> Sync:
 
 
 def choice_of(
-    journal: Journal, directory: Path, rest_url: str, clock: Clock, selection: Selection, *, changing: bool = True, **options: Any
-) -> Choice:
+    journal: Journal, directory: Path, rest_url: str, clock: Clock, selection: Selection, *, changing: bool = True,
+    kind: type[Choice] = Choice, source: Any = None,
+) -> Choice:  # fmt: skip
     """Like `ssmd.secmaster.access.open_choice`; the view stays open."""
     ledger = ledger_of(journal, directory, clock)
     rng = random.Random(2)
-    source = options.pop("source", None) or KalshiRest(rest_url, clock, rng)
-    asked = Asked(sync_of(ledger, clock), source, "kalshi", "simulated", rng.randbytes(8).hex(), changing=changing)
-    return Choice(ledger, History(secmaster(ENV), journal), selection, clock, asked, **options)
+    asked = Asked(
+        sync_of(ledger, clock), source or KalshiRest(rest_url, clock, rng), "kalshi", "simulated", rng.randbytes(8).hex(), changing=changing
+    )
+    return kind(ledger, History(secmaster(ENV), journal), selection, clock, asked)

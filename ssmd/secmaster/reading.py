@@ -28,12 +28,12 @@ class History:
 
     def __init__(self, stream: Stream, reader: JournalReader, archive: JournalReader | None = None) -> None:
         self.stream = stream
-        self._reader = reader
+        self.reader = reader
         self._archive = archive
 
     async def bounds(self) -> tuple[int, int]:
         """First and last sequence; 1 and 0 of an empty one."""
-        info = await self._reader.info(self.stream)
+        info = await self.reader.info(self.stream)
         if info is None:
             return 1, 0
         archived = await self._archive.info(self.stream) if self._archive and info.first > 1 else None
@@ -41,8 +41,8 @@ class History:
 
     async def seek(self, effective_ns: int) -> int:
         """As `JournalReader.seek`."""
-        info = await self._reader.info(self.stream)
-        found = await self._reader.seek(self.stream, effective_ns)
+        info = await self.reader.info(self.stream)
+        found = await self.reader.seek(self.stream, effective_ns)
         if self._archive and info and info.first > 1 and found <= info.first:
             return min(await self._archive.seek(self.stream, effective_ns), info.first)
         return found
@@ -51,7 +51,7 @@ class History:
         self, start: int, end: int | None = None, *, subjects: Sequence[str] = (), follow: bool = False
     ) -> AsyncGenerator[list[Record], None]:
         """As `JournalReader.read`. Raises `HoleInStream` for a part that is nowhere."""
-        info = await self._reader.info(self.stream)
+        info = await self.reader.info(self.stream)
         first = info.first if info else 1
         if start < first:
             if self._archive is None:
@@ -62,7 +62,7 @@ class History:
                     yield records
             start = first
         if end is None or start <= end:
-            live = self._reader.read(self.stream, start=start, end=end, subjects=subjects, follow=follow)
+            live = self.reader.read(self.stream, start=start, end=end, subjects=subjects, follow=follow)
             async with aclosing(live) as reads:  # type: ignore[type-var]
                 async for records in reads:
                     yield records

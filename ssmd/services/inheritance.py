@@ -8,6 +8,7 @@ from journal.subjects import Stream
 from ssmd.services.predecessor import detail_of
 
 CHOSEN, FINALISED = "chosen", "finalised"
+DEFINITION = "definition"
 _RUNS = 16  # that were killed one after the other before they chose
 
 

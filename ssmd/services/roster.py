@@ -55,6 +55,7 @@ class Roster:
         self._clock = clock
         self._feed = feed
         self._ending: deque[_Ending] = deque()  # in order of time
+        self._begun_ns = 0
 
     @property
     def trouble(self) -> str:
@@ -63,6 +64,7 @@ class Roster:
 
     async def open(self) -> None:
         """Choose, and go on with what the run before had not finished. Raises `NotFound`, `VenueError`, `StoreError`."""
+        self._begun_ns = self._clock.wall_ns()
         await self._choice.open()
         self._say_chosen([])
         await self._choose()
@@ -104,8 +106,20 @@ class Roster:
         self._say_chosen([symbol])
         return True
 
-    async def follow(self) -> AsyncGenerator[list[str], None]:
-        """Markets that join because the security master has changed, without end. What goes wrong is told in `trouble`, and mended."""
+    def _opened_ns(self, market: Market | None) -> int:
+        """Since when a market that joins now was to be captured and was not: it opened while we ran and was learnt of too late; else 0.
+
+        One that waited until enough was traded is not late.
+        """
+        if market is None or market.status != "active" or self._choice.selection.min_volume:
+            return 0
+        return market.open_ns if self._begun_ns <= market.open_ns < self._clock.wall_ns() else 0
+
+    async def follow(self) -> AsyncGenerator[dict[str, int], None]:
+        """Markets that join because the security master has changed, each with the time since when it was to be heard (0: it is not late).
+
+        Without end. What goes wrong is told in `trouble`, and mended.
+        """
         changes = self._choice.changes()
         while True:
             try:
@@ -123,14 +137,15 @@ class Roster:
                     self._trouble = f"the security master cannot be followed: {again}"
                 else:
                     self._trouble = ""
-                    yield fresh
+                    yield dict.fromkeys(fresh, 0)
                 continue
             selection = self._choice.selection
             fresh = self._enter([x for x in some if x.symbol not in self.captured and x.market and selection.begins(x.market)])
             for listed in some:
                 self._news(listed)
             if fresh:
-                yield fresh
+                markets = {x.symbol: x.market for x in some}
+                yield {symbol: self._opened_ns(markets[symbol]) for symbol in fresh}
 
     def _news(self, listed: Listed) -> None:
         """What the security master has of a market; of others' nothing is done."""
@@ -198,7 +213,7 @@ def definition(market: Market, position: str) -> Lifecycle:
         "price_ranges": [[r.start, r.end, r.step] for r in market.price_ranges],
     }  # fmt: skip
     return Lifecycle(
-        "definition",
+        inheritance.DEFINITION,
         market.status,
         open_ns=market.open_ns,
         close_ns=market.close_ns,

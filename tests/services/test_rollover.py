@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,15 @@ from exchanges.simulator.synthetic import SyntheticFeed
 from journal.clock import WallClock
 from journal.day import DayRule
 from journal.entry import Control, Entry, Lifecycle
+from journal.errors import StorageError
+from journal.market import Market
 from journal.memory import MemoryJournal
 from journal.subjects import Stream
+from ssmd.render import Silent
+from ssmd.secmaster.choosing import Choice, Listed
+from ssmd.secmaster.endings import endings
 from ssmd.secmaster.following import Follower
+from ssmd.secmaster.importing import import_markets
 from ssmd.secmaster.service import Schedule, SecmasterService
 from ssmd.secmaster.sync import Question
 from ssmd.services.connector import Connector
@@ -76,7 +82,7 @@ class Town:
         return Connector(
             self.journal, STREAM, CLOCK, rng, feed="kalshi", days=DayRule(), session=Session(config, CLOCK, rng),
             adapters=lambda symbols, since_ns: KalshiAdapter(symbols, since_ns=since_ns),
-            choice=choice_of(self.journal, self.directory, self.sim.rest_url, CLOCK, selection), **options,
+            choice=options.pop("choice", None) or choice_of(self.journal, self.directory, self.sim.rest_url, CLOCK, selection), **options,
         )  # fmt: skip
 
     @asynccontextmanager
@@ -209,6 +215,9 @@ def test_what_a_run_left_unfinished_the_next_one_goes_on_with_or_finishes(tmp_pa
                 await until(lambda: place.controls("finalised"))
                 assert {e.symbol for e in place.controls("finalised")} & captured
                 assert not {e.symbol for e in place.controls("finalised")} & place.subscribed()
+            (said,) = await endings(place.journal, "local", "kalshi", place.controls("finalised")[0].symbol)
+            assert said["reason"] == "settled"
+            assert await endings(place.journal, "local", "kalshi", "KXNONE") == []
 
     asyncio.run(scene())
 
@@ -227,5 +236,34 @@ def test_silence_is_said_in_the_stream_and_ends_with_it(tmp_path: Path) -> None:
         said = [json.loads(e.body.detail) for e in place.controls("silence")]  # type: ignore[union-attr]
         assert said[:2] == [{"expected": True, "reason": "no market is chosen"}, {"expected": False, "reason": ""}]
         assert {e.symbol for e in place.controls("silence")} == {"silence-connector"}
+
+    asyncio.run(scene())
+
+
+class Broken(Choice):
+    """Its view fails once, while it is followed."""
+
+    failed = False
+
+    async def changes(self) -> AsyncGenerator[list[Listed], None]:
+        if not self.failed:
+            self.failed = True
+            raise StorageError("the view: disk I/O error")
+        async for some in super().changes():
+            yield some
+
+
+def test_a_security_master_that_fails_does_not_end_the_capture_and_is_followed_again(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with town(tmp_path, speed=1.0) as place:
+            choice = choice_of(place.journal, tmp_path, place.sim.rest_url, CLOCK, Selection(series=(BTC,)), kind=Broken)
+            connector = place.connector(Selection(), choice=choice)
+            async with running(connector.run()):
+                await until(lambda: connector.status.state == "capturing" and "disk I/O error" in connector.status.told())
+                new = Market(symbol=f"{BTC}-NEW-1", series=BTC, status="pending")
+                await import_markets(ledger_of(place.journal, tmp_path, CLOCK), CLOCK, [new], Silent())
+                await until(lambda: new.symbol in connector.roster)
+                await until(lambda: not connector.status.security_master)
+                assert connector.status.connections == 1
 
     asyncio.run(scene())
