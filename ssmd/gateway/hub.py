@@ -7,6 +7,7 @@ take more has a buffer.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -63,6 +64,7 @@ class Hub:
         self.heartbeat_s = heartbeat_s
         self.clients: dict[str, Client] = {}
         self.published = 0
+        self._gone: Counter[str] = Counter()  # what clients that have left were sent
         self._stuck_s = stuck_s
         self._groups: dict[Key, Group] = {}
         self._of: dict[Client, list[Group]] = {}
@@ -163,12 +165,20 @@ class Hub:
 
     def remove(self, client: Client) -> None:
         """Forget it."""
-        self.clients.pop(client.id, None)
+        if self.clients.pop(client.id, None):
+            self._gone.update(_counts(client))
         self._awake.pop(client, None)
         for subscription in client.subscriptions.values():
             if subscription.task:
                 subscription.task.cancel()
         self._leave(client)
+
+    def totals(self) -> dict[str, int]:
+        """What was sent and not sent to all clients since the start; from any thread."""
+        found = Counter(dict.fromkeys(("sent_messages", "sent_bytes", "dropped_messages", "conflated_messages"), 0))
+        for counts in (self._gone.copy(), *(_counts(client) for client in tuple(self.clients.values()))):
+            found.update(counts)
+        return dict(found)
 
     def regroup(self, client: Client) -> None:
         """After its subscriptions have changed. All that was collected has been distributed."""
@@ -230,3 +240,11 @@ class Hub:
                 client.stuck_mono_ns = 0
                 if now_ns - client.sent_mono_ns >= self.heartbeat_s * 1e9 and client.buffer.empty:
                     client.tell(beat)
+
+
+def _counts(client: Client) -> dict[str, int]:
+    buffer = client.buffer
+    return {
+        "sent_messages": client.sent_messages, "sent_bytes": client.sent_bytes, "dropped_messages": buffer.dropped,
+        "conflated_messages": buffer.conflated,
+    }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from functools import partial
@@ -30,6 +31,7 @@ from ssmd.gateway.rest import Rest
 from ssmd.gateway.room import Room
 from ssmd.gateway.session import Archives, Sessions
 from ssmd.gateway.stream import Door, StreamProtocol
+from ssmd.gateway.traffic import Traffic
 from ssmd.gateway.views import Views
 from ssmd.metadata.environment import GatewayTls
 from ssmd.secmaster.reading import path_of
@@ -90,6 +92,7 @@ class Gateway:
         door = Door(sessions, gatekeeper, env=settings.env, connections=limits.connections, per_key=limits.connections_per_key)
         probe = Probe(journal, self.views.shards, clock)
         registry = CollectorRegistry()
+        registry.register(Traffic(self.hub, self.views))
         measures = Measures(registry)
         desk = Desk(
             settings, clock, journal, gatekeeper, now, past, Rates(clock, limits.requests, limits.burst),
@@ -149,6 +152,11 @@ def _server(http: Pages, door: Door, tls: GatewayTls | None) -> _Server:
         server_header=False, timeout_graceful_shutdown=_GRACE_S,
         ssl_certfile=tls.certificate if tls else None, ssl_keyfile=tls.key if tls else None,
     )  # fmt: skip
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        said = f"{tls.certificate}, {tls.key}" if tls else ""
+        raise CallerError(f"gateway.tls: {said}: {error.strerror or error}; name readable PEM files that belong together") from None
     return _Server(config)
 
 

@@ -7,6 +7,7 @@ import json
 import random
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -162,11 +163,22 @@ def test_a_stopped_client_costs_bounded_memory_and_delays_nobody(tmp_path: Path)
                         assert kinds[:2] == ["lagging", "dropping"]
                         assert kinds[-1] == "healthy"
                         told = sum(m["count"] for m in late.others if m["type"] == "dropped")
+                        metrics = await asyncio.to_thread(scraped, gateway.port)
+                        assert metrics["ssmd_gateway_dropped_messages_total"] == slow.buffer.dropped
+                        assert metrics['ssmd_gateway_clients{state="healthy"}'] == 2
+                        assert metrics["ssmd_gateway_published_messages_total"] == gateway.hub.published
+                        assert metrics["ssmd_gateway_sent_messages_total"] >= 2 * follower.seen["trade"] - slow.buffer.dropped
                         assert told == slow.buffer.dropped
                         reading.cancel()
                         catching.cancel()
 
     asyncio.run(run())
+
+
+def scraped(port: int) -> dict[str, float]:
+    with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
 
 
 async def read(ws: Any, follower: Follower) -> None:
