@@ -169,8 +169,8 @@ def _plain_questions(markets: dict[str, Any]) -> dict[str, Callable[[], Any]]:
         return [s for s, m in markets.items() if one in (text := f"{m['title']} {m.get('rules_primary', '')}".lower()) and two in text][:20]
 
     def expiring() -> Any:
-        until = rfc3339(_START_MS * 10**6 + 86_400 * 10**9)
-        wanted = [m for m in markets.values() if rfc3339(_START_MS * 10**6) <= (m.get("expected_expiration_time") or "") <= until]
+        since, until = (rfc3339(_START_MS * 10**6 + hours * 3_600 * 10**9) for hours in (0, 24))
+        wanted = [m for m in markets.values() if since <= (m.get("expected_expiration_time") or "") <= until]
         return sorted(wanted, key=lambda m: m["expected_expiration_time"])[:100]
 
     def common() -> Any:
