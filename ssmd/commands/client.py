@@ -86,9 +86,8 @@ async def _watch(rows: Callable[[], list[dict[str, Any]]], output: str) -> None:
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:
     return {
-        "id": row["id"], "who": row["who"], "peer": row["peer"], "since": row["connected_time"][:19], "state": row["state"],
-        "mode": row["mode"], "subs": row["subscriptions"], "sent": row["sent"], "MB": f"{row['sent_bytes'] / 1e6:,.1f}",
-        "waiting": row["waiting"], "dropped": row["dropped"],
+        "id": row["id"], "who": row["who"], "since": row["connected_time"][11:19], "state": row["state"], "mode": row["mode"],
+        "sent": row["sent"], "waiting": row["waiting"], "dropped": row["dropped"],
     }  # fmt: skip
 
 

@@ -312,6 +312,16 @@ def test_tls_by_files_and_a_key_on_loopback_where_the_environment_says_so(served
         assert ask(f"Authorization: Bearer {text}\r\n").startswith(b"HTTP/1.1 200")
 
 
+def test_tls_files_that_are_none_are_named(tmp_path: Path) -> None:
+    data, _ = seeded(tmp_path)
+    (tmp_path / "cert.pem").write_text("no certificate")
+    for certificate in ("nowhere.pem", "cert.pem"):
+        directory = project(tmp_path / certificate.partition(".")[0], f"  tls: {{certificate: ../{certificate}, key: ../cert.pem}}\n")
+        refused = ssmd(data, "run", "gateway", "--port", "0", code=2, cwd=directory)
+        assert "gateway.tls" in refused
+        assert certificate in refused
+
+
 def self_signed(directory: Path) -> tuple[Path, Path]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
