@@ -60,8 +60,8 @@ class Adapter(Protocol):
         """Time passed (about every second): command timeouts, liveness, the next step of a resync."""
         ...
 
-    def subscribe(self, symbols: Sequence[str], now_ns: int) -> Output:
-        """Add symbols to what is captured."""
+    def subscribe(self, symbols: Sequence[str], now_ns: int, *, since_ns: int = 0) -> Output:
+        """Add symbols to what is captured; those were to be heard since `since_ns` and were not, unless it is 0."""
         ...
 
     def unsubscribe(self, symbols: Sequence[str], now_ns: int) -> Output:

@@ -133,14 +133,14 @@ class KalshiAdapter:
             self._missing(BOOKS, late, "no snapshot", draft)
         return draft.output()
 
-    def subscribe(self, symbols: Sequence[str], now_ns: int) -> Output:
+    def subscribe(self, symbols: Sequence[str], now_ns: int, *, since_ns: int = 0) -> Output:
         draft = Draft(now_ns)
         self._wanted.update(dict.fromkeys(symbols))
         for channel in self._channels.values():
             if channel.name in UNFILTERED or not self._live:
                 continue
             if channel.sid:
-                self._add(channel, draft)
+                self._add(channel, draft, since_ns)
             elif not channel.busy:
                 self._start(channel, draft)
         return draft.output()
@@ -382,10 +382,10 @@ class KalshiAdapter:
             channel.asked = set(first)
             self._send(Command("subscribe", channel.name, first), draft)
 
-    def _add(self, channel: Channel, draft: Draft) -> None:
+    def _add(self, channel: Channel, draft: Draft, since_ns: int = 0) -> None:
         for chunk in commands.chunks([s for s in self._wanted if s not in channel.asked] if channel.name not in UNFILTERED else ()):
             channel.asked.update(chunk)
-            command = Command("add_markets", channel.name, chunk, since_ns=channel.since_ns)
+            command = Command("add_markets", channel.name, chunk, since_ns=channel.since_ns or since_ns)
             self._send(command, draft)
             if command.since_ns and channel.name == BOOKS:  # now: after its snapshot a gap would make the book stale again
                 self._late(command, channel, draft)

@@ -183,11 +183,13 @@ class Connector:
             await self._clock.sleep(TICK_S)
             await self._ledger.room()
 
-    def _join(self, fresh: list[str]) -> None:
+    def _join(self, fresh: dict[str, int]) -> None:
         self.status.symbols = len(self._roster.captured)
-        if fresh and self._open:
-            now_ns = self._clock.wall_ns()
-            self._keep(self._adapter.subscribe(fresh, now_ns), b"", now_ns, self._clock.mono_ns())
+        if not self._open:
+            return
+        for since_ns in sorted(set(fresh.values())):
+            now_ns, symbols = self._clock.wall_ns(), [s for s, since in fresh.items() if since == since_ns]
+            self._keep(self._adapter.subscribe(symbols, now_ns, since_ns=since_ns), b"", now_ns, self._clock.mono_ns())
             self._wake.set()
 
     def _leave(self, symbols: list[str]) -> None:

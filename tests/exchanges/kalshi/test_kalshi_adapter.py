@@ -294,6 +294,22 @@ def test_a_gap_is_found_by_an_ack_too() -> None:
     assert [i.body.action for i in output.items[1:]] == ["resync", "ok"]
 
 
+def test_a_market_that_was_to_be_heard_before_it_was_known_has_a_gap_and_its_neighbours_have_none() -> None:
+    talk = live("A")
+    late = talk.did(talk.adapter.subscribe(["B"], talk.now, since_ns=T - SECOND))
+    (gap,) = own(late, Gap)
+    assert (gap.symbol, gap.body.channel, gap.body.from_ns, gap.body.to_ns) == ("B", "orderbook_delta", T - SECOND, talk.now)
+    assert own(talk.did(talk.adapter.subscribe(["C"], talk.now)), Gap) == []
+
+
+@pytest.mark.parametrize(("pace", "patient"), [(1.0, False), (1440.0, True)])
+def test_patience_is_of_the_machine_s_time(pace: float, patient: bool) -> None:
+    talk = Talk("A", pace=pace)
+    talk.did(talk.adapter.opened(T))
+    assert bool(talk.tick(60 * SECOND).reconnect) is not patient
+    assert talk.tick(int(pace) * 60 * SECOND).reconnect or not patient
+
+
 def test_the_ladder_to_its_end() -> None:
     talk = live("A", "B")
     talk.gap()
