@@ -7,7 +7,7 @@ import asyncio
 import click
 
 from ssmd.commands.day_change import end, recover, roll, run_, start
-from ssmd.commands.day_desk import Desk, at_desk, chosen_day
+from ssmd.commands.day_desk import Desk, at_desk, chosen_day, tell_temporal
 from ssmd.commands.secmaster_write import environment_and
 from ssmd.options import configured, environment_argument, examples
 from ssmd.settings import Settings
@@ -46,6 +46,8 @@ def status(*, settings: Settings, output: str, watch: bool) -> None:
             rows = [line(d, now_ns, runner=lives) for d in days]
             rows = [readable(r) for r in rows] if _is_table(output) else rows
             render.rows(rows, "jsonl" if watch and output == "json" else output)
+            if settings.environment.scheduler.type == "temporal":
+                await tell_temporal(desk, days)
             if not watch:
                 return 0
             await desk.clock.sleep(_WATCH_S)

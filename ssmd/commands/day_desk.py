@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from journal.clock import Clock
     from journal.protocols import Journal
+    from ssmd.day.aggregate import TradingDay
     from ssmd.day.calendar import Calendar
     from ssmd.day.operations import Operator
     from ssmd.day.register import Register
@@ -182,6 +183,16 @@ def _temporal_driver(desk: Desk) -> TemporalDriver:
 
     assert desk.temporal  # noqa: S101  (asked by who has looked)
     return TemporalDriver(desk.temporal, desk.register, desk.clock, tell)
+
+
+async def tell_temporal(desk: Desk, days: Sequence[TradingDay]) -> None:
+    """How the workflows of `days` go, and whether a worker is there for them. Raises where Temporal does not answer."""
+    from ssmd.wiring import open_temporal
+
+    async with open_temporal(desk.settings) as at:
+        from ssmd.temporal.driver import tell_going
+
+        await tell_going(at, days, tell)
 
 
 def check_workers(settings: Settings, options: dict[str, Any]) -> None:

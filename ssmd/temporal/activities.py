@@ -18,9 +18,9 @@ from ssmd.day.calendar import Calendar
 from ssmd.day.phase import Overtaken, Phase, Tell, alive, check_open, worth_a_retry
 from ssmd.day.register import Register
 from ssmd.day.schedule import WHO, due
-from ssmd.temporal.orders import GIVEN_UP, INTERRUPTED, OVERTAKEN, REFUSED, Asked, Beat, Due, Noted, Plan, Planned, StepAsked
+from ssmd.temporal.orders import GIVEN_UP, INTERRUPTED, LOST, OVERTAKEN, REFUSED, Asked, Beat, Due, Noted, Plan, Planned, StepAsked
 
-# A step that lives beats; one that is given up for its silence has had its `quiet_s`, which may be long.
+_MOST_BROUGHT = 1_000  # some days' of steps
 _AWAY = "Away"  # type of a failure that is worth a retry for ever: the journal does not answer, or the worker stops
 
 
@@ -38,6 +38,8 @@ class Activities:
         self._plans = plans
         self._sync = sync
         self._tell = tell
+        # Volatile steps that this process has done, by their idempotency keys: what others brought about ended with them.
+        self._brought: dict[str, None] = {}
 
     @property
     def all(self) -> list[Callable[..., object]]:
@@ -60,6 +62,7 @@ class Activities:
             step = next((s for s in self._plans(found) if s.name == wanted.step), None)
             if step is None:
                 raise CallerError(f"this version of ssmd knows no step {wanted.step}; cancel the workflow, then `ssmd day recover`")
+            self._check_brought(found, step)
             phase = Phase(self._register, self._clock, self._who, date.fromisoformat(asked.day), asked.number, self._tell)
             label = f"{asked.day} {asked.phase} {wanted.count}/{wanted.of} {wanted.step}"
             if step.name in found.done and info.attempt > 1 and not step.volatile:
@@ -67,6 +70,7 @@ class Activities:
             activity.heartbeat(Beat(failures))
             made = await phase.attempt(step, info.attempt, label, lambda w: activity.heartbeat(Beat(failures, w.beats, w.text)))
             if made.error is None:
+                self._bring(found, step)
                 return
             if worth_a_retry(made.error) and failures + 1 < step.tries:
                 activity.heartbeat(Beat(failures + 1, 0, str(made.error)[:500]))
@@ -82,6 +86,7 @@ class Activities:
             reached = State.ACTIVE if asked.phase == "start" else State.COMPLETE
             if found.round == asked.number and found.state == reached:
                 return found.state  # done by an attempt that Temporal was not told of
+            self._check_brought(await self._found(asked), None)
             phase = Phase(self._register, self._clock, self._who, date.fromisoformat(asked.day), asked.number, self._tell)
             return (await phase.settle()).state
 
@@ -125,6 +130,20 @@ class Activities:
             look = lambda w: activity.heartbeat(Beat(0, w.beats, w.text))  # noqa: E731  (the one line it is)
             result = await alive(self._sync, Work(today, key, WHO, forced=False), self._clock, look)
         return shown(result)
+
+    def _bring(self, found: TradingDay, step: Step) -> None:
+        if step.volatile:
+            self._brought[found.key(step.name)] = None
+            while len(self._brought) > _MOST_BROUGHT:
+                del self._brought[next(iter(self._brought))]
+
+    def _check_brought(self, found: TradingDay, until: Step | None) -> None:
+        """That what the volatile steps before `until` brought about is there."""
+        for step in self._plans(found):
+            if until and step.name == until.name:
+                return
+            if step.volatile and found.key(step.name) not in self._brought:
+                raise _final(LOST, f"{found.day}: what {step.name} had brought about has ended with the worker that did it")
 
     async def _found(self, asked: Asked) -> TradingDay:
         """The day, which is in the phase and round that was asked."""

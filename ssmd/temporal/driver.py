@@ -203,3 +203,16 @@ async def going(client: Client, asked: Asked) -> Going | None:
         )
         return Going(where, pending.attempt, beats[0] if beats else None, pending.last_failure.message)
     return Going(where)
+
+
+async def tell_going(at: Queue, days: Sequence[TradingDay], tell: Tell) -> None:
+    """A line for each workflow of `days` that goes on, and one where no worker asks for work. Raises `TemporalUnavailable`."""
+    with answered(at.target):
+        if not await polled(at.client, at.name):
+            tell(f"no worker asks for work of task queue {at.name} of Temporal at {at.target.shown}: start `ssmd run worker`")
+        for day in days:
+            if day.phase and (found := await going(at.client, asked_of(day))):
+                step = f"{found.where.step}, {found.where.count} of {found.where.of}" if found.where else day.step or "waits for a worker"
+                beat = f"; {found.beat.text}" if found.beat and found.beat.text else ""
+                trouble = f"; attempt {found.attempt} after: {found.trouble}" if found.trouble else ""
+                tell(f"{asked_of(day).id}: {step}{beat}{trouble}")

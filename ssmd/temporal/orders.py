@@ -13,7 +13,8 @@ OVERTAKEN = "Overtaken"  # somebody else has moved the day
 GIVEN_UP = "GivenUp"  # the day is ERROR or FAILED, and its history says why
 REFUSED = "Refused"  # what was asked cannot be
 INTERRUPTED = "Interrupted"  # the step was cancelled by the process it ran in
-FINAL = (OVERTAKEN, GIVEN_UP, REFUSED, INTERRUPTED)
+LOST = "Lost"  # the worker in which earlier steps were done has died, and what they had brought about with it
+FINAL = (OVERTAKEN, GIVEN_UP, REFUSED, INTERRUPTED, LOST)
 
 
 @dataclass(frozen=True)

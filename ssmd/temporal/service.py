@@ -36,7 +36,7 @@ def worker_of(client: Client, queue: str, activities: Activities) -> Worker:
     beat = timedelta(seconds=_BEAT_S)
     return Worker(
         client, task_queue=queue, workflows=workflows.ALL, activities=activities.all, max_heartbeat_throttle_interval=beat,
-        default_heartbeat_throttle_interval=beat,
+        default_heartbeat_throttle_interval=beat, sticky_queue_schedule_to_start_timeout=beat,  # soon elsewhere when this one is dead
     )  # fmt: skip
 
 

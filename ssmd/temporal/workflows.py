@@ -16,11 +16,12 @@ from temporalio.common import RetryPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError, WorkflowAlreadyStartedError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from ssmd.temporal.orders import FINAL, INTERRUPTED, REFUSED, Asked, Due, Noted, Plan, Planned, StepAsked, Where
+    from ssmd.temporal.orders import FINAL, INTERRUPTED, LOST, REFUSED, Asked, Due, Noted, Plan, Planned, StepAsked, Where
 
 # How soon it is seen that a worker has died in a step. A step that lives and does nothing is given up by the worker, after its own time.
-_DEAD_S = 20.0
+_DEAD_S = 15.0
 _SHORT_S = 60.0  # for what only asks or changes the journal
+_WORKERS = 100  # that may die in one round of a phase
 _AGAIN_S = 5.0  # between looks at a day that another workflow carries out
 _RETRY = RetryPolicy(
     initial_interval=timedelta(seconds=0.5), maximum_interval=timedelta(seconds=10), maximum_attempts=0, non_retryable_error_types=FINAL
@@ -39,18 +40,28 @@ class _Phase:
     async def _carry_out(self, asked: Asked) -> str:
         """The day's state then. Fails with one of `FINAL`; cancelled, the history of the day says so."""
         try:
-            plan = await _short("open_phase", asked, Plan)
-            done: list[str] = []
-            for count, step in enumerate(plan.steps, 1):
-                self._where = Where(asked.day, asked.phase, step.name, count, len(plan.steps), workflow.time_ns(), list(done))
-                if not step.done or step.again:
-                    await self._step(StepAsked(asked, step.name, count, len(plan.steps)), step)
-                done.append(step.name)
-            return await _short("settle", asked, str)
+            for _ in range(_WORKERS):
+                try:
+                    return await self._once(asked)
+                except ActivityError as error:
+                    if not _is(error, LOST):
+                        raise
         except (ActivityError, asyncio.CancelledError) as error:
             if is_cancelled_exception(error) or _is(error, INTERRUPTED):
                 await asyncio.shield(_note(asked, "cancelled"))
             raise _failure(error) from error
+        raise ApplicationError(f"{_WORKERS} workers died in {asked.id}", type=REFUSED, non_retryable=True)
+
+    async def _once(self, asked: Asked) -> str:
+        """The steps that are not done, and those whose effects ended with the worker that did them."""
+        plan = await _short("open_phase", asked, Plan)
+        done: list[str] = []
+        for count, step in enumerate(plan.steps, 1):
+            self._where = Where(asked.day, asked.phase, step.name, count, len(plan.steps), workflow.time_ns(), list(done))
+            if not step.done or step.again:
+                await self._step(StepAsked(asked, step.name, count, len(plan.steps)), step)
+            done.append(step.name)
+        return await _short("settle", asked, str)
 
     async def _step(self, wanted: StepAsked, step: Planned) -> None:
         await workflow.execute_activity(
