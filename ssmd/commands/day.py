@@ -34,7 +34,7 @@ for _command in (run_, start, end, roll, recover):
 def status(*, settings: Settings, output: str, watch: bool) -> None:
     """The days that are open, and the newest one; and whether a runner lives."""
     from ssmd import render
-    from ssmd.day.documents import line, readable
+    from ssmd.day.documents import failing, line, readable
     from ssmd.day.runner import runner_lives
 
     async def work(desk: Desk) -> int:
@@ -43,7 +43,8 @@ def status(*, settings: Settings, output: str, watch: bool) -> None:
             days = [await desk.register.get(d) for d in known[-1:]] or [await desk.register.get(desk.calendar.today(now_ns))]
             days = [*(d for d in await desk.register.open(mode="") if d.day != days[0].day), *days]
             lives = await runner_lives(settings, desk.clock)
-            rows = [line(d, now_ns, runner=lives) for d in days]
+            ill = await failing(desk.journal, settings.env, now_ns)
+            rows = [line(d, now_ns, runner=lives, failing=ill) for d in days]
             rows = [readable(r) for r in rows] if _is_table(output) else rows
             render.rows(rows, "jsonl" if watch and output == "json" else output)
             if settings.environment.scheduler.type == "temporal":

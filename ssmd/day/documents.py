@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
@@ -17,24 +18,27 @@ from journal.protocols import JournalReader, Storage
 from journal.subjects import Stream
 from ssmd.day.aggregate import OPEN, State, TradingDay
 from ssmd.day.calendar import Calendar
+from ssmd.day.extent import of_results
 from ssmd.day.processes import TYPE
 from ssmd.day.record import archived_streams, compare, read_record, streams_of
 from ssmd.day.register import Fact
 from ssmd.moments import rfc3339
 from ssmd.settings import IMPORT
 
+_CRASHES_NS, _MANY_CRASHES = 600_000_000_000, 3  # within ten minutes
 _MAX_WHY = 60  # characters of a reason in a table
 _MAX_PROCESSES = 500  # the newest ones of a day
 
 
-def line(day: TradingDay, now_ns: int, *, runner: bool | None = None) -> dict[str, Any]:
-    """A day in a row. `runner` says whether one lives; None: not asked."""
+def line(day: TradingDay, now_ns: int, *, runner: bool | None = None, failing: Sequence[str] = ()) -> dict[str, Any]:
+    """A day in a row. `runner` says whether one lives; None: not asked. `failing` are processes that crash, in words."""
     row: dict[str, Any] = {
         "date": day.day, "state": day.state, "since": rfc3339(day.since_ns), "step": day.step, "done": list(day.done), "by": day.who,
-        "why": day.why, "forced": day.forced,
+        "why": day.why, "forced": day.forced, "mode": day.mode,
     }  # fmt: skip
     if runner is not None:
         row["runner"] = "lives" if runner else "none"
+        row["failing"] = "; ".join(failing) if day.state in OPEN and day.mode == "live" else ""
         row["for_s"] = max(0, now_ns - day.since_ns) // 10**9 if day.since_ns else 0
     return row
 
@@ -47,13 +51,14 @@ def brief(day: TradingDay, facts: list[Fact]) -> dict[str, Any]:
     return {
         "date": day.day, "state": day.state, "started_by": moves[0].who if moves else "", "active": rfc3339(active.at_ns if active else 0),
         "ended": rfc3339(ended.at_ns if ended else 0), "ended_by": next((f.who for f in moves if f.detail["to"] == State.ENDING), ""),
-        "forced": day.forced, "record": day.record, "why": day.why,
+        "forced": day.forced, "mode": day.mode, "shards": [e.stream.shard for e in of_results(day.done)],
+        "entries": sum(e.entries for e in of_results(day.done)), "record": day.record, "why": day.why,
     }  # fmt: skip
 
 
 def readable(row: dict[str, Any]) -> dict[str, Any]:
     """A row of `line` or `brief` for people: times to the second, steps counted, the beginning of a reason, whether there is a record."""
-    shown = {name: f"{len(v)} steps" if isinstance(v, list) else v for name, v in row.items()}
+    shown = {name: f"{len(v)} steps" if name == "done" else ", ".join(v) if name == "shards" else v for name, v in row.items()}
     for name in {"since", "active", "ended"} & shown.keys():
         shown[name] = str(shown[name]).partition(".")[0].replace("T", " ")
     if "record" in shown:
@@ -62,6 +67,22 @@ def readable(row: dict[str, Any]) -> dict[str, Any]:
     shown["why"] = why if len(why) <= _MAX_WHY else why[: _MAX_WHY - 1] + "…"
     shown["forced"] = "yes" if shown["forced"] else ""
     return shown
+
+
+async def failing(journal: JournalReader, env: str, now_ns: int) -> list[str]:
+    """Processes that crashed within the last minutes and are not known to be well: the last that happened to them, or too often."""
+    stream, crashes, last = Stream(env, domain="system"), Counter[str](), dict[str, str]()
+    if await journal.info(stream) is None:
+        return []
+    start = await journal.seek(stream, now_ns - _CRASHES_NS)
+    async for records in journal.read(stream, start=start, subjects=[f"{env}.system.{TYPE}.*"]):
+        for _, entry in records:
+            if isinstance(entry.body, Event):
+                said = msgspec.json.decode(entry.body.data)
+                last[entry.symbol] = said.get("what", "")
+                crashes[entry.symbol] += last[entry.symbol] == "crashed"
+    ill = [name for name, count in sorted(crashes.items()) if count and (last[name] == "crashed" or count >= _MANY_CRASHES)]
+    return [f"{name} crashed {crashes[name]} times in {_CRASHES_NS // 60_000_000_000} minutes, see logs/{name}.log" for name in ill]
 
 
 async def whole(day: TradingDay, facts: list[Fact], calendar: Calendar, journal: JournalReader, storage: Storage) -> dict[str, Any]:

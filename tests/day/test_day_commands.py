@@ -16,9 +16,12 @@ from ssmd.cli import main
 from ssmd.commands.day import day as commands
 from ssmd.commands.day_desk import Desk, taken
 from ssmd.day.aggregate import State, TradingDay
+from ssmd.day.documents import failing, line, readable
 from ssmd.day.operations import Operator
+from ssmd.day.processes import ChildProcesses
 from ssmd.day.runner import runner_held, runner_lives
 from ssmd.day.starting import plan_start
+from ssmd.local_run import Venue
 from ssmd.metadata.environment import Schedule
 from tests.cli.schema import check
 from tests.day.captures import Capture
@@ -178,5 +181,25 @@ def test_of_two_who_ask_at_once_the_runner_carries_out_what_the_other_asked(tmp_
             await taken(desk(mine=False), operator(c).start(None), None, "STARTING")
         with pytest.raises(CallerError, match="has gone by"):
             await taken(desk(mine=True), operator(c).start(today - timedelta(days=1)), today - timedelta(days=1), "STARTING")
+
+    asyncio.run(run())
+
+
+def test_status_tells_processes_that_crash(tmp_path: Path) -> None:
+    async def run() -> None:
+        c = Capture(tmp_path)
+        today = await operator(c).start(None)
+        processes = ChildProcesses(c.settings, c.clock, c.journal, Venue(None), "runner@test")
+        for name, what in (("connector", "started"), ("connector", "crashed"), ("archiver", "crashed"), ("archiver", "started")):
+            processes._note(name, what, 7, 1 if what == "crashed" else None)
+        await processes.close()
+        ill = await failing(c.journal, "local", c.clock.wall_ns())
+        assert ill == ["connector crashed 1 times in 10 minutes, see logs/connector.log"], "the archiver runs again"
+        day = await c.register().get(today)
+        row = line(day, c.clock.wall_ns(), runner=True, failing=ill)
+        check("day_status", [row])
+        assert row["failing"] == ill[0]
+        assert readable(row)["failing"] == ill[0]
+        assert await failing(c.journal, "local", c.clock.wall_ns() + 11 * 60 * 10**9) == []
 
     asyncio.run(run())
