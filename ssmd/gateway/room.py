@@ -22,7 +22,7 @@ from replay.source import JoinedSource, JournalSource, Source
 from ssmd.gateway.problem import Problem
 from ssmd.secmaster.reading import History, catch_up, path_of
 from ssmd.secmaster.stream import secmaster
-from ssmd.secmaster.view import View
+from ssmd.secmaster.view import View, delete
 from ssmd.settings import Settings
 from ssmd.wiring import open_journal, open_objects
 
@@ -57,15 +57,13 @@ class Shelf:
             end = await history.seek(as_of_ns) - 1
             if end not in self._past:
                 while len(self._past) >= _PAST_VIEWS:
-                    self._past.popitem(last=False)[1].close()
-                view = View(self._folder / f"{end}.sqlite", words=False)
-                try:
-                    await catch_up(view, history, end=end)
-                except BaseException:
-                    view.close()
-                    raise
-                self._past[end] = view
+                    _, gone = self._past.popitem(last=False)
+                    gone.close()
+                    delete(gone.path)
+                self._past[end] = View(self._folder / f"{end}.sqlite", words=False)
             self._past.move_to_end(end)
+            # What was cut short by its time limit goes on from there when it is asked again.
+            await catch_up(self._past[end], history, end=end)
             return self._past[end]
 
     def close(self) -> None:

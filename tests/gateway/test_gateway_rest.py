@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -77,6 +78,16 @@ def test_markets_as_they_were(served: Served) -> None:
         assert [(line["symbol"], line["status"]) for line in found] == [(GOLD, "active"), (DOTTED, "active")]
         assert served.good(f"{path(DOTTED)}?as_of={text}")["status"] == "active"
     assert served.good(path(DOTTED))["status"] == "closed"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are looked at in /proc")
+def test_markets_of_many_times_leave_no_files(served: Served) -> None:
+    start, end = served.told.times["snapshot"], served.told.times["closed"]
+    for as_of in (start, end - 1, end, start, end):
+        assert len(served.good(f"/v1/markets?as_of={as_of}&series=KXGOLD")["markets"]) == 2
+    kept = [link.readlink() for link in Path(f"/proc/{served.process.pid}/fd").iterdir() if link.is_symlink()]
+    folders = {path.parent for path in kept if "ssmd-gateway-" in str(path)}
+    assert 1 <= sum(1 for folder in folders for _ in folder.glob("*.sqlite")) <= 2
 
 
 def test_a_market_has_definition_prices_book_gaps_and_links(served: Served) -> None:
