@@ -80,10 +80,15 @@ class Oracle:
 
 
 def read_log(path: Path) -> Iterator[Sent]:
-    """The frames of a log file in order. Raises `CallerError` for a line that is not one."""
+    """The frames of a log file in order. Raises `CallerError` for a line that is not one.
+
+    A last line without an end is of a simulator that was killed, and of a frame that nobody was sent.
+    """
     decoder = msgspec.json.Decoder(Sent)
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
             try:
                 yield decoder.decode(line)
             except msgspec.DecodeError as error:

@@ -23,7 +23,7 @@ from exchanges.simulator.market import Catalogue, Market, precise_iso
 from exchanges.simulator.series import SERIES, Series, price_ranges, step_at, tick_below
 
 SECOND = 1_000_000  # the feed's own time is in microseconds
-LISTED_S = 60  # a market is listed this long before it opens
+LISTED_S = 60.0  # a market is listed this long before it opens
 DEPTH = 12  # levels a side is filled with at its opening
 MOST_LEVELS = 26  # beyond, the farthest level goes: keeps books real and the best price cheap to find
 MOVE_US = SECOND // 4  # underlyings move at most this often
@@ -77,9 +77,15 @@ class Underlying:
 
 
 class SyntheticFeed:
-    """`markets` are open at any time; `rate` frames a second of venue time; ends after `frames` (None: never)."""
+    """`markets` are open at any time; `rate` frames a second of venue time; ends after `frames` (None: never).
 
-    def __init__(self, seed: int, *, markets: int = 20, rate: float = 200.0, frames: int | None = None) -> None:
+    Markets are announced `announced_s` before they open.
+    """
+
+    def __init__(
+        self, seed: int, *, markets: int = 20, rate: float = 200.0, frames: int | None = None, announced_s: float = LISTED_S
+    ) -> None:
+        self._announced_us = int(announced_s * SECOND)
         self._rng = Random(seed)  # noqa: S311 - a simulation, not a secret
         self._gap_us = SECOND / rate
         self._frames = frames
@@ -188,7 +194,7 @@ class SyntheticFeed:
             self._open += group
         self._at(close_us, lambda at_us: self._close_event(group, at_us))
         next_close_us = close_us + kind.length_s * SECOND
-        self._at(max(close_us - LISTED_S * SECOND, 0), lambda at_us: self._announce(underlying, close_us, next_close_us, at_us))
+        self._at(max(close_us - self._announced_us, 0), lambda at_us: self._announce(underlying, close_us, next_close_us, at_us))
         if rng.random() < 0.3:  # a pause
             paused = rng.choice(group)
             pause_us = max(open_us, 0) + int((close_us - max(open_us, 0)) * (0.2 + 0.4 * rng.random()))

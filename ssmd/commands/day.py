@@ -8,6 +8,7 @@ import click
 
 from ssmd.commands.day_change import end, recover, roll, run_, start
 from ssmd.commands.day_desk import Desk, at_desk, chosen_day, tell_temporal
+from ssmd.commands.day_rehearse import rehearse
 from ssmd.commands.secmaster_write import environment_and
 from ssmd.options import configured, environment_argument, examples
 from ssmd.settings import Settings
@@ -17,13 +18,13 @@ _WATCH_S = 1.0
 
 @click.group()
 def day() -> None:
-    """Trading days: status, run, start, end, roll, history, show, recover, schedule.
+    """Trading days: status, run, start, end, roll, history, show, recover, schedule, rehearse.
 
     What is asked for is journalled; the runner (`ssmd day run`, or the first `start`) carries it out. Where it died, the next one goes on.
     """
 
 
-for _command in (run_, start, end, roll, recover):
+for _command in (run_, start, end, roll, recover, rehearse):
     day.add_command(_command)
 
 

@@ -66,6 +66,9 @@ def sim() -> None:
 @click.option("--keep-times", is_flag=True, help="Leave the recorded times; by default the first frame is now.")
 @click.option("--hold", is_flag=True, help="Start when a client has subscribed; by default nobody is waited for.")
 @click.option("--port", default=0, type=click.IntRange(0, 65_535), help="Port on 127.0.0.1; by default a free one.")
+@click.option(
+    "--announced", type=DURATION, default="60s", show_default=True, metavar="DURATION", help="Synthetic markets: before they open."
+)
 @click.option("--begun", type=MOMENT, metavar="TIME", help="The synthetic venue began then; what it did since is made up for first.")
 @click.option(
     "--log", type=click.Path(path_type=Path), metavar="FILE", help="Write all that is sent as JSON lines; in a folder, a file a run."
@@ -89,6 +92,7 @@ def kalshi(  # noqa: PLR0917 - click passes options by name
     keep_times: bool,
     hold: bool,
     port: int,
+    announced: int,
     begun: int | None,
     log: Path | None,
     key_file: Path | None,
@@ -129,7 +133,7 @@ def kalshi(  # noqa: PLR0917 - click passes options by name
     feed: Feed = (
         RecordingFeed([*recordings, *more], keep_times=keep_times)
         if recordings
-        else SyntheticFeed(seed, markets=markets, rate=rate, frames=frames)
+        else SyntheticFeed(seed, markets=markets, rate=rate, frames=frames, announced_s=announced / 1e9)
     )
     server = SimulatorServer(
         feed,

@@ -36,7 +36,7 @@ PRINTED: dict[str, tuple[str, ...]] = {
     "secmaster list": ("markets",), "secmaster search": ("markets",), "secmaster show": ("market", "market_change"),
     "secmaster changes": ("market_change",), "secmaster export": ("market_export",),
     "day status": ("day_status",), "day history": ("day_history",), "day show": ("day_show",), "day recover": ("day_recover",),
-    "day schedule": ("day_schedule",),
+    "day schedule": ("day_schedule",), "day rehearse": ("day_rehearse",),
     "gateway key create": ("gateway_key_created",), "gateway key list": ("gateway_keys",), "gateway key revoke": ("gateway_key",),
     "client list": ("clients",), "client show": ("client",), "client disconnect": ("client_action",), "client set-mode": ("client_action",),
     **dict.fromkeys(EDITS, ("edit",)),
