@@ -211,11 +211,14 @@ class Page {
     this.#tell();
     if (at === null) {
       this.#askedAt = {};
+      this.#past.clear();
+      this.#pastTrades = [];
       this.#chart.clear();
       this.#draw();
       await this.#backfill();
       return;
     }
+    if (!this.#past.position) this.#past.state = "LOOKING";
     const { signal } = (this.#question = new AbortController());
     try {
       await this.#look(signal);
@@ -235,7 +238,7 @@ class Page {
           this.#patiently(`${pathOf(symbol)}/book`, query, signal),
           this.#patiently(`${pathOf(symbol)}/trades`, { ...query, limit: TRADES }, signal),
         ]);
-        if (signal.aborted) return;
+        signal.throwIfAborted();
         this.#past.read(book);
         this.#pastTrades = trades.trades;
         this.#heading.book(this.#past);

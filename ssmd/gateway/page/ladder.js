@@ -33,7 +33,7 @@ export class Ladder {
     fill(this.#asks, asks, most);
     const [bid, ask] = [book.bids[0], book.asks[0]];
     say(this.#spread, bid && ask ? `spread ${add(ask[0], bid[0].startsWith("-") ? bid[0].slice(1) : `-${bid[0]}`)}` : "no spread");
-    say(this.#state, { VALID: "valid", STALE: "stale", SYNCING: "waiting for a snapshot" }[book.state]);
+    say(this.#state, { VALID: "valid", STALE: "stale", SYNCING: "no snapshot yet", LOOKING: "looking it up" }[book.state]);
     mark(this.#state, "data-state", book.state);
     say(this.#levels, `${book.bids.length} bids · ${book.asks.length} asks`);
     this.#curve(bids.slice(0, DEPTH_LEVELS), asks.slice(0, DEPTH_LEVELS));
@@ -96,5 +96,5 @@ function fill(rowsOf, levels, most) {
 
 function flash(row) {
   for (const animation of row.getAnimations()) animation.cancel();
-  row.animate([{ outline: "1px solid currentColor", outlineOffset: "-1px" }, { outline: "1px solid transparent", outlineOffset: "-1px" }], 400);
+  row.animate([{ outline: "1px solid var(--dim)", outlineOffset: "-1px" }, { outline: "1px solid transparent", outlineOffset: "-1px" }], 400);
 }
