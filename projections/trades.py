@@ -115,6 +115,11 @@ class TradesProjection:
             row[k.T_PRICE_EXP], row[k.T_SIZE_EXP], row[k.T_SEQUENCE],
         )  # fmt: skip
 
+    def counted(self, symbol: str) -> tuple[int, int]:
+        """Last trade's sequence and trades left out, both 0 where there was none: each trade that is not a repetition changes one."""
+        at, rows = self._names.find(symbol), self._table.rows
+        return (int(rows[at, k.T_SEQUENCE]), int(rows[at, k.T_ODD])) if at is not None and at < len(rows) else (0, 0)
+
     def canonical(self, key: str) -> bytes:
         return self._table.columns(key, k.T_PRICE_EXP, k.T_DAY_END)
 

@@ -14,7 +14,6 @@ from typing import Any, cast
 
 from journal.block import Block, BlockBuilder
 from journal.entry import Gap, Kind, Record
-from journal.errors import NotFound
 from journal.protocols import JournalReader, Storage
 from journal.subjects import Stream
 from projections.book import BookProjection, BookState, BookTop
@@ -220,22 +219,14 @@ class MarketView:
             out.append(self._shown.bbo(row.symbol, row.sequence, top, "update", self._after("bbo", row)))
 
     def _trade(self, piece: Block, row: Row, out: list[Update]) -> None:
-        was = self._traded(row.symbol)
+        was = self.trades.counted(row.symbol)
         self.trades.apply(piece)
-        if self._traded(row.symbol) == was:
+        if self.trades.counted(row.symbol) == was:
             return  # an overlapping connection told it already
         trade = piece.trades[int(piece.rows["body"][0])].item()
         update = self._shown.trade(row, trade, piece.texts, self._after("trade", row))
         self._trades.append(update)
         out.append(update)
-
-    def _traded(self, symbol: str) -> tuple[int, int]:
-        """Changes with every trade that is not a repetition."""
-        try:
-            view = self.trades.trade(symbol)
-        except NotFound:
-            return 0, 0
-        return view.sequence, view.odd
 
     def _connection(self, piece: Block, row: Row, out: list[Update]) -> None:
         """A gap, or a decision of the connector: it may make any number of books stale, or move them to another connection."""
