@@ -95,8 +95,10 @@ async def running(desk: Desk, venue: dict[str, Any], duration: int | None, drive
 
     from ssmd.day.processes import ChildProcesses, venue_of
     from ssmd.day.runner import Runner
+    from ssmd.services.supervisor import follow_parent
     from ssmd.wiring import process
 
+    follow_parent()  # in a rehearsal
     source = venue_of(desk.settings, desk.clock, **venue)
     processes = ChildProcesses(desk.settings, desk.clock, desk.journal, source, process())
     runner = Runner(parts_of(desk, processes), desk.register, process(), tell)
