@@ -167,6 +167,7 @@ def test_the_past_is_what_rest_says_it_was_and_plays_on(chrome: Browser, venue: 
         wanted = then["bids"][:10], then["asks"][:10]
         go(page, instant)
         expect(page.locator("#book-position")).to_have_text(then["position"], timeout=PATIENCE_MS)
+        expect(page.locator("html")).to_have_attribute("data-looking", "false", timeout=PATIENCE_MS)
         assert sides(ladder(page)) == wanted
         shown = page.eval_on_selector_all(
             "#trades tr:not([hidden])", "rows => rows.map(r => [r.cells[2].textContent, r.cells[3].textContent])"
@@ -267,6 +268,7 @@ def test_it_fits(chrome: Browser, venue: Running, width: int, theme: Theme, tmp_
         picture = page.screenshot(path=tmp_path / f"page-{width}-{theme}.png", full_page=True)
         assert len(picture) > 10_000
         go(page, datetime.fromtimestamp(time.time() - 1, UTC).isoformat(timespec="milliseconds"))
+        expect(page.locator("html")).to_have_attribute("data-looking", "false", timeout=PATIENCE_MS)
         page.screenshot(path=tmp_path / f"page-{width}-{theme}-past.png", full_page=True)
 
 

@@ -210,6 +210,7 @@ class Page {
     this.#link();
     this.#tell();
     if (at === null) {
+      mark(document.documentElement, "data-looking", "false");
       this.#askedAt = {};
       this.#past.clear();
       this.#pastTrades = [];
@@ -220,11 +221,15 @@ class Page {
     }
     if (!this.#past.position) this.#past.state = "LOOKING";
     const { signal } = (this.#question = new AbortController());
+    // What is shown is of another instant until this one is answered.
+    if (!this.#time.playing) mark(document.documentElement, "data-looking", "true");
+    this.#draw();
     try {
       await this.#look(signal);
     } catch (error) {
       if (error.name !== "AbortError") throw error;
     }
+    if (!signal.aborted) mark(document.documentElement, "data-looking", "false");
   }
 
   async #look(signal) {

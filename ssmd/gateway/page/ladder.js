@@ -35,7 +35,7 @@ export class Ladder {
     say(this.#spread, bid && ask ? `spread ${add(ask[0], bid[0].startsWith("-") ? bid[0].slice(1) : `-${bid[0]}`)}` : "no spread");
     say(this.#state, { VALID: "valid", STALE: "stale", SYNCING: "no snapshot yet", LOOKING: "looking it up" }[book.state]);
     mark(this.#state, "data-state", book.state);
-    say(this.#levels, `${book.bids.length} bids · ${book.asks.length} asks`);
+    say(this.#levels, `${counted(book.bids, "bid")} · ${counted(book.asks, "ask")}`);
     this.#curve(bids.slice(0, DEPTH_LEVELS), asks.slice(0, DEPTH_LEVELS));
   }
 
@@ -59,6 +59,10 @@ export class Ladder {
     const words = bids.length || asks.length ? `from ${(bids.at(-1) ?? asks[0]).price} to ${(asks.at(-1) ?? bids[0]).price}` : "empty";
     mark(this.#chart, "aria-label", `Depth of the book, ${words}`);
   }
+}
+
+function counted(side, name) {
+  return `${side.length} ${name}${side.length === 1 ? "" : "s"}`;
 }
 
 /** Each level with the sum of sizes up to it. */

@@ -4,6 +4,7 @@ import { find, make, mark, say } from "./dom.js";
 import { milliseconds, parse, rfc3339, shown } from "./moment.js";
 
 const RANGES = { "15 min": 15 * 60_000, "1 hour": 3_600_000, "6 hours": 6 * 3_600_000, "24 hours": 86_400_000 };
+const REPEATED_MS = 60_000;
 const TICK_MS = 500;
 const SETTLE_MS = 120; // a thumb that is dragged asks when it rests
 
@@ -75,7 +76,7 @@ export class TimeBar {
   }
 
   toggle() {
-    if (this.at === null) this.go(this.#bounds()[0]); // live plays anyway: from the beginning of the range
+    if (this.at === null) this.go(this.#now() - REPEATED_MS, { quietly: true }); // live plays anyway: the last minute again
     this.playing = this.at !== null && !this.playing;
     this.#show();
   }
