@@ -85,7 +85,9 @@ class Selection:
         )
 
     def begins(self, market: definition.Market) -> bool:
-        """Whether its capture begins now. One that has begun goes on while it is covered, until it is settled."""
+        """Whether its capture begins now: of one that is named in any state. One that has begun goes on until it is settled."""
+        if market.symbol in self.symbols and self.statuses == STANDING and not self.min_volume:
+            return True
         enough = not self.min_volume or market.volume_class >= len(str(self.min_volume))
         return enough and market.status in self.statuses and self.covers(market)
 
