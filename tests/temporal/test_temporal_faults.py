@@ -165,21 +165,17 @@ def test_a_worker_killed_in_a_step_is_followed_by_one_that_goes_on(tmp_path: Pat
         assert told[-1].endswith("health: …\n"), "".join(told)
         second = rig.start("run", "worker", "--speed", "4")
         try:
-            deadline = time.monotonic() + _PATIENCE_S
-            while (found := json.loads(rig.run("day", "status", "-o", "json"))[0])["state"] != "ACTIVE":
-                assert time.monotonic() < deadline, found
+            assert second.stderr
+            assert any("is ACTIVE" in line for line in second.stderr)
             assert "cannot become STARTING" in rig.run("day", "start", code=2)
-            assert "are the worker's here" in rig.run("day", "start", "--speed", "9", code=2)
-            assert "works in" in rig.run("run", "worker", code=2)
             assert "is COMPLETE" in rig.run("day", "end", "--why", "the venue closes")
         finally:
             second.send_signal(signal.SIGTERM)
             _, err = second.communicate(timeout=_PATIENCE_S)
         assert second.returncode == 0, err
-        assert "no worker asks" not in rig.run("day", "status")  # it may still come back
         server.kill()
         assert "Temporal does not answer" in rig.run("day", "status", code=2)
-        document = json.loads(rig.run("day", "show", "desk", found["date"], "-o", "json"))
+        document = json.loads(rig.run("day", "show", "desk", "today", "-o", "json"))
         assert document["record"]["body"]["verified"]
         begun = [(f["what"], f.get("detail", f).get("step")) for f in document["timeline"]]
         assert begun.count(("step_started", "health")) == 2
@@ -199,6 +195,8 @@ def test_without_temporal_nothing_is_asked_and_nobody_takes_over(
         assert main(["day", *args]) == 2, args
         assert "set scheduler.type: embedded" in capsys.readouterr().err, args
         assert time.monotonic() - started < 20
+    assert main(["day", "start", "--speed", "9"]) == 2
+    assert "are the worker's here" in capsys.readouterr().err
     assert main(["run", "worker"]) == 2
     assert "Temporal does not answer" in capsys.readouterr().err
     assert main(["day", "run"]) == 2
