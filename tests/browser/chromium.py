@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ def chromium() -> str:
         if not (found := shutil.which("chromium")):
             subprocess.run(
                 ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", "chromium", "fonts-dejavu-core"],
-                check=True, capture_output=True, env={"DEBIAN_FRONTEND": "noninteractive", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+                check=True, capture_output=True, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
             )  # fmt: skip
             found = shutil.which("chromium")
     assert found
