@@ -155,6 +155,7 @@ class Comparison:
                 if at[1] == BOOKS and at[2].startswith(SERIES) and sent.data.startswith(b'{"type":"orderbook_delta"'):
                     opening.setdefault(at[2], (conn, len(conn.hashes) - 1 if conn else len(silent) - 1))
         connections.sort(key=lambda c: c.first_ns)
+        ends += [conn.first_ns for conn in connections]  # the first of all has no gap before it
         stored = self._match(connections, journalled)
         begun_ns = connections[0].first_ns if connections else 0
         for number, conn in enumerate(connections):
