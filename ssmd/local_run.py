@@ -62,10 +62,10 @@ class LocalRun:
         self.view = LiveView(journal, self.stream, clock, settings.feed)
         self.supervisor = Supervisor(clock, settings.data_dir / "logs", settings.environ())
 
-    async def start(self, venue: Venue) -> None:
+    async def start(self, venue: Venue, gateway: int | None = None) -> None:
         """The archiver and the projector first, so that nothing waits for them; then the venue, if simulated; then the connector.
 
-        The security master's service is last: the connector has what it needs without it.
+        The security master's service comes behind it, which has what it needs without it. `gateway`: its port, where one was asked for.
         """
         await self.supervisor.start("projector", ["run", "projector"])
         await self.supervisor.start("archiver", ["run", "archiver"])
@@ -77,8 +77,8 @@ class LocalRun:
             connect += ["--ws-url", f"ws://127.0.0.1:{port}/trade-api/ws/v2", "--rest-url", rest_url]
         await self.supervisor.start("connector", ["run", "connector", *connect])
         await self.supervisor.start("secmaster", secmaster_arguments(rest_url, simulated=venue.simulate is not None))
-        if self._settings.environment.gateway.enabled:
-            await self.supervisor.start("gateway", ["run", "gateway"])
+        if gateway or self._settings.environment.gateway.enabled:
+            await self.supervisor.start("gateway", ["run", "gateway", *(["--port", str(gateway)] if gateway else [])])
 
     async def watch(self, seconds: float | None, events: Sequence[tuple[float, Callable[[], Awaitable[object]]]] = ()) -> None:
         """Show the table for `seconds` (None: until cancelled), doing each event at its second. Raises what ended a process for good."""

@@ -19,6 +19,7 @@ EXAMPLES = """\b
 Examples:
   ssmd up --for 10s                    # a simulated venue, for ten seconds
   ssmd up --sim FOLDER --speed 60      # a recording, sixty times as fast
+  ssmd up --gateway 8080               # and a page to look at: http://127.0.0.1:8080/
   ssmd up --env kalshi-demo            # what an environment of the project says
   ssmd up --key-id UUID --key-file kalshi.pem --series KXBTC15M
 """
@@ -35,8 +36,9 @@ Examples:
 @click.option("--key-file", type=click.Path(exists=True, dir_okay=False), help="Its private key, PEM.")
 @click.option("--series", multiple=True, help="Capture the open markets of this series; may be repeated.")
 @click.option("--ticker", multiple=True, help="Capture this market; may be repeated.")
+@click.option("--gateway", type=click.IntRange(1, 65_535), metavar="PORT", help="Serve the page and clients there, too.")
 @options.configured
-def up(duration: int | None, *, settings: Any, output: str, **venue: Any) -> None:
+def up(duration: int | None, gateway: int | None, *, settings: Any, output: str, **venue: Any) -> None:
     """Capture a venue into the journal, archive it and fold it, with a live table.
 
     The environment says which venue; the default one, `local`, simulates it.
@@ -69,7 +71,7 @@ def up(duration: int | None, *, settings: Any, output: str, **venue: Any) -> Non
         await journal_configuration(journal, settings, clock, who=whoami(), why="up")
         local = LocalRun(settings, clock, journal, out)
         try:
-            await local.start(source)
+            await local.start(source, gateway)
             await local.watch(duration / 1e9 if duration else None)
         finally:
             await asyncio.shield(local.finish())
