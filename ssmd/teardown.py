@@ -36,6 +36,8 @@ from ssmd.system import say
 from ssmd.wiring import day_rule
 
 if TYPE_CHECKING:
+    from temporalio.client import Client
+
     from ssmd.metadata.environment import Environment
 
 EVENT = "teardown"
@@ -47,7 +49,7 @@ _DELETERS = 8  # one by one, a year of objects in S3 would take an hour
 class Doomed(NamedTuple):
     """One thing that would be deleted: a stream whole, or its entries before `first`; the objects or keys below a prefix."""
 
-    kind: str  # stream, entries, objects, cache
+    kind: str  # schedule, stream, entries, objects, cache
     name: str
     total: int
     bytes: int | None
@@ -55,11 +57,12 @@ class Doomed(NamedTuple):
 
 
 class Backends(NamedTuple):
-    """`journal` is None where there is none yet."""
+    """`journal` is None where there is none yet, `temporal` where none drives the environment's days, or it does not answer."""
 
     journal: Keeper | None
     storage: Storage
     cache: Cache
+    temporal: Client | None = None
 
 
 def allow(settings: Settings) -> None:
@@ -149,6 +152,7 @@ async def find(settings: Settings, backends: Backends) -> list[Doomed]:
     """All that the environment has, in the order in which it is deleted."""
     env = settings.env
     found = [
+        *await _schedules(env, backends.temporal),
         Doomed("cache", prefix_of(env), await _keys(backends.cache, env), None),
         _objects(f"{env}/", await asyncio.to_thread(backends.storage.list, f"{env}/")),
     ]
@@ -157,6 +161,15 @@ async def find(settings: Settings, backends: Backends) -> list[Doomed]:
         infos = [info for stream in streams if (info := await journal.info(stream))]
         found += [Doomed("stream", i.stream.name, i.last - i.first + 1, i.bytes) for i in infos]
     return [d for d in found if d.total or d.kind == "stream"]
+
+
+async def _schedules(env: str, temporal: Client | None) -> list[Doomed]:
+    """First of all: what they begin would be begun anew."""
+    if temporal is None:
+        return []
+    from ssmd.temporal.schedules import existing
+
+    return [Doomed("schedule", name, 1, None) for name in await existing(temporal, env)]
 
 
 async def _keys(cache: Cache, env: str) -> int:
@@ -171,6 +184,10 @@ async def delete(settings: Settings, backends: Backends, doomed: Iterable[Doomed
     """Delete what `find` or `find_day` found; `advance` is told of each thing. Run again after a failure it finishes."""
     for each in doomed:
         match each.kind:
+            case "schedule" if backends.temporal:
+                from ssmd.temporal.schedules import remove
+
+                await remove(backends.temporal, settings.env)
             case "cache":
                 await backends.cache.delete_prefix(each.name)
             case "objects":

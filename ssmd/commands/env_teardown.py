@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,11 @@ from ssmd import render
 from ssmd.options import configured, environment_argument, examples
 from ssmd.prompt import interruptible
 from ssmd.settings import Settings
+
+if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
+    from temporalio.client import Client
 
 
 @click.command(
@@ -28,7 +33,7 @@ from ssmd.settings import Settings
 @click.pass_context
 @configured
 def teardown(ctx: click.Context, *, date: str | None, dry_run: bool, yes: bool, settings: Settings, output: str) -> None:
-    """Delete ENV's streams, objects and cache keys and nothing else: not its files, not its keys, not another environment.
+    """Delete ENV's streams, objects, cache keys and schedules in Temporal, and nothing else: not its files, not its keys.
 
     What would be deleted is shown first. Refused while something captures or archives, and for a protected environment. With --date, the
     day must be over and the oldest that is left. If it is interrupted, run it again.
@@ -57,7 +62,8 @@ async def _teardown(settings: Settings, output: str, date: str | None, *, dry_ru
         journal = None
         if not settings.embedded or has_data(settings.data_dir):
             journal = await opened.enter_async_context(open_journal(settings, clock, read_only=True))
-        backends = teardown.Backends(journal, open_objects(settings), cache)
+        temporal, left = await _temporal(settings, opened) if day is None else (None, "")
+        backends = teardown.Backends(journal, open_objects(settings), cache, temporal)
         if not dry_run:
             await opened.enter_async_context(teardown.quiet(settings, clock, journal))
         doomed = await (teardown.find(settings, backends) if day is None else teardown.find_day(settings, backends, clock, day))
@@ -75,9 +81,25 @@ async def _teardown(settings: Settings, output: str, date: str | None, *, dry_ru
                 meter.stage(f"delete {settings.env}", len(doomed) + sum(d.total for d in doomed if d.kind == "objects"))
                 await teardown.delete(settings, backends, doomed, meter.advance)
     _tell(_said(settings.env, found=bool(doomed), dry_run=dry_run))
+    if left:
+        _tell(left)
     if output != "table":
         _print({**document, "done": bool(doomed) and not dry_run}, output)
-    return 0
+    return 1 if left else 0
+
+
+async def _temporal(settings: Settings, opened: AsyncExitStack) -> tuple[Client | None, str]:
+    """What has the environment's schedules, if anything has; or what is left because it does not answer."""
+    if settings.environment.scheduler.type != "temporal":
+        return None, ""
+    from journal.errors import SsmdError
+    from ssmd.wiring import open_temporal
+
+    try:
+        return (await opened.enter_async_context(open_temporal(settings))).client, ""
+    except SsmdError as error:
+        why = str(error).partition(",")[0].partition(":")[0]
+        return None, f"{why}: schedules ssmd-{settings.env}-* that it has stay; run `ssmd env teardown {settings.env}` again when it does"
 
 
 def _document(settings: Settings, date: str | None, doomed: list[Any]) -> dict[str, Any]:

@@ -139,6 +139,19 @@ async def bring_up_to_date(client: Client, environment: Environment, today: date
     return found
 
 
+async def existing(client: Client, env: str) -> list[str]:
+    """The ids of an environment's schedules. Raises `RPCError`."""
+    found = []
+    for kind in _KINDS:
+        try:
+            await client.get_schedule_handle(schedule_id(env, kind)).describe()
+            found.append(schedule_id(env, kind))
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+    return found
+
+
 async def remove(client: Client, env: str, kinds: Sequence[str] = _KINDS) -> list[str]:
     """Delete schedules of an environment; the ids of those that were there. Raises `RPCError`."""
     gone = []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -11,10 +13,12 @@ import pytest
 from temporalio.api.workflowservice.v1 import ListScheduleMatchingTimesRequest
 from temporalio.client import Client
 
+from ssmd.cli import main
 from ssmd.day.calendar import Calendar
 from ssmd.metadata.environment import Environment
 from ssmd.temporal.link import Target, connected
-from ssmd.temporal.schedules import bring_up_to_date, remove, schedule_id, wanted_of
+from ssmd.temporal.schedules import bring_up_to_date, existing, remove, schedule_id, wanted_of
+from tests.journal.servers import free_port
 from tests.temporal.servers import DevServer
 
 TODAY = date(2026, 11, 22)
@@ -100,6 +104,46 @@ def test_what_the_file_says_now_is_what_is_scheduled_and_a_pause_stays(temporal:
             assert await there() == {}
 
     asyncio.run(run())
+
+
+def test_a_teardown_takes_the_schedules_and_says_what_it_could_not_take(
+    temporal: DevServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = environment(sync_cron="*/30 * * * *")
+    folder = tmp_path / "exchanges" / "environments"
+    folder.mkdir(parents=True)
+
+    def write(address: str) -> None:
+        (folder / f"{spec.name}.yaml").write_text(f"name: {spec.name}\nfeed: kalshi\nscheduler:\n  type: temporal\n  address: {address}\n")
+
+    def torn(*args: str, code: int = 0) -> tuple[list[str], str]:
+        assert main(["env", "teardown", spec.name, "-o", "json", *args]) == code
+        out, err = capsys.readouterr()
+        return [d["name"] for d in json.loads(out)["deleted"] if d["kind"] == "schedule"], err
+
+    async def there() -> list[str]:
+        async with connected(Target(temporal.address, temporal.address)) as client:
+            return await existing(client, spec.name)
+
+    async def make() -> None:
+        async with connected(Target(temporal.address, temporal.address)) as client:
+            await bring_up_to_date(client, spec, TODAY)
+
+    for name in ("SSMD_ENV", "SSMD_NATS", "SSMD_STORAGE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SSMD_PROJECT", str(tmp_path))
+    monkeypatch.setenv("SSMD_DATA", str(tmp_path / "data"))
+    asyncio.run(make())
+    ours = [schedule_id(spec.name, kind) for kind in ("roll", "secmaster")]
+    write(f"127.0.0.1:{free_port()}")
+    found, err = torn("--yes", code=1)
+    assert found == []
+    assert f"ssmd-{spec.name}-* that it has stay; run `ssmd env teardown {spec.name}` again" in err
+    write(temporal.address)
+    assert torn("--dry-run")[0] == ours == asyncio.run(there())
+    assert torn("--yes")[0] == ours
+    assert asyncio.run(there()) == []
+    assert torn("--yes")[0] == []
 
 
 def test_schedules_are_told_in_words() -> None:
