@@ -68,6 +68,8 @@ class TradingDay(Aggregate):
         self.source: dict[str, str] = {}
         self.step = ""  # under way, or the one that could not be done
         self.step_ns = 0
+        self.began_by = ""
+        self.begun: dict[str, int] = {}  # times that a step of this round was begun since it last ended
         self.done: dict[str, dict[str, Any]] = {}
         self.record = ""  # the object of the day's record
 
@@ -98,6 +100,7 @@ class TradingDay(Aggregate):
             if self.to in {State.STARTING, State.ENDING}:
                 aggregate.phase = "start" if self.to == State.STARTING else "end"
                 aggregate.round += 1
+                aggregate.begun = {}
                 aggregate.step = ""
                 if not self.kept:
                     aggregate.done = {}
@@ -118,6 +121,8 @@ class TradingDay(Aggregate):
 
         def apply(self, aggregate: Any) -> None:
             aggregate.step, aggregate.step_ns = self.step, self.at_ns
+            aggregate.began_by = self.who
+            aggregate.begun[self.step] = aggregate.begun.get(self.step, 0) + 1
 
     class StepEnded(Aggregate.Event):
         """`outcome` is done, skipped, failed (may be tried again) or finding (verified, and not what it must be)."""
@@ -135,6 +140,7 @@ class TradingDay(Aggregate):
         result: dict[str, Any]
 
         def apply(self, aggregate: Any) -> None:
+            aggregate.begun.pop(self.step, None)
             if self.outcome in {"done", "skipped"}:
                 aggregate.done[self.step] = self.result
                 aggregate.step = ""

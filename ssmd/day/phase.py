@@ -16,6 +16,8 @@ from ssmd.day.register import Register
 # What is worth a retry is tried again after this long, then twice as long, up to the second.
 RETRY_FIRST_S, RETRY_MOST_S = 0.5, 10.0
 _LOOK_S = 0.25  # between looks whether a step lives
+# A step that was begun so often in a round and never ended is what ends its process: a crash, or the machine's memory.
+MOST_BEGUN = 10
 _MOST_TEXT = 2_000  # characters of an error in the journal
 
 Tell = Callable[[str], object]
@@ -23,6 +25,10 @@ Tell = Callable[[str], object]
 
 class Overtaken(CallerError):
     """The day was moved by somebody else, who has it now."""
+
+
+class Deadly(CallerError):
+    """A step that whoever carries it out does not survive."""
 
 
 class Attempt(NamedTuple):
@@ -52,9 +58,17 @@ class Phase:
 
         def begin(newest: TradingDay) -> None:
             self._check(newest)
+            if newest.begun.get(step.name, 0) >= MOST_BEGUN:
+                raise Deadly(
+                    f"it was begun {MOST_BEGUN} times and its process ended every time, last {newest.began_by}; look at what that "
+                    "wrote and at the machine's memory, then `ssmd day recover`"
+                )
             newest.begin_step(step.name, self._clock.wall_ns(), self._who, number)
 
-        found = await self._register.change(self.day, begin, who=self._who)
+        try:
+            found = await self._register.change(self.day, begin, who=self._who)
+        except Deadly as deadly:
+            return Attempt(await self._register.get(self.day), deadly)
         self._tell(f"{label}: …")
         work = Work(self.day, found.key(step.name), found.who, found.forced, done=dict(found.done))
         started_ns = self._clock.mono_ns()

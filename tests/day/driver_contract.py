@@ -15,6 +15,7 @@ from journal.errors import CallerError, StorageError
 from journal.memory import MemoryJournal
 from ssmd.day.activity import Driver, Finding, Result, Step, Work
 from ssmd.day.aggregate import State
+from ssmd.day.phase import MOST_BEGUN
 from ssmd.day.register import Register, facts
 
 DAY = date(2026, 8, 10)
@@ -92,6 +93,30 @@ class DriverContract:
             expected = {0: ["a", "processes", "b"], 1: ["processes", "b"], 2: ["processes", "b"]}[at]
             assert effects.calls[len(before) :] == expected
             assert effects.marks == {f"local/2026-08-10/start-1/{n}" for n in ("a", "processes", "b")}
+
+        asyncio.run(run())
+
+    def test_a_step_that_ends_its_process_every_time_is_an_error_in_the_end(self, driver: MakeDriver) -> None:
+        async def run() -> None:
+            register, effects = Register(MemoryJournal(), CLOCK, "local", DayRule()), Effects()
+            await register.move(DAY, State.STARTING, who="ana")
+            for _ in range(MOST_BEGUN - 1):  # whose processes died before they could say anything
+                await register.change(DAY, lambda d: d.begin_step("b", CLOCK.wall_ns(), "runner@host:7", 1), who="runner@host:7")
+            killing = True
+
+            async def die() -> None:
+                if killing:
+                    raise asyncio.CancelledError
+
+            plan = [effects.step("a"), effects.step("b", die)]
+            with pytest.raises(asyncio.CancelledError):
+                await driver(register).run(DAY, plan)
+            found = await driver(register).run(DAY, plan)
+            assert (found.state, found.step, effects.calls) == ("ERROR", "b", ["a", "b"])
+            assert "b: it was begun 10 times and its process ended every time" in found.why
+            killing = False
+            await register.move(DAY, State.STARTING, who="ana", kept=True)
+            assert (await driver(register).run(DAY, plan)).state == "ACTIVE"
 
         asyncio.run(run())
 
