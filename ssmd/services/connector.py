@@ -179,7 +179,7 @@ class Connector:
             status, roster = self.status, self._roster
             status.symbols, status.silence, status.finalised = len(roster.captured), roster.silence, roster.finalised
             status.security_master = roster.trouble
-            status.silent = self._clock.wall_ns() - status.last_frame_ns > _SILENT_NS
+            status.silent = self._clock.wall_ns() - status.last_frame_ns > _SILENT_NS * self._clock.rate
             await self._clock.sleep(TICK_S)
             await self._ledger.room()
 

@@ -25,7 +25,7 @@ from ssmd.services.ledger import Ledger
 
 GRACE_S = 600.0
 _NEW = frozenset(("created", "activated"))
-_SETTLE_NS = 5 * 10**9  # after it was unsubscribed: what was on its way has come
+_SETTLE_NS = 5 * 10**9  # of the machine's, after it was unsubscribed: what was on its way has come
 _RETRY_S = 5.0
 _NAMES = 500  # symbols of one ``chosen`` entry: about 20 kB
 _KINDS = (Kind.trade, Kind.book, Kind.delta, Kind.ticker, Kind.lifecycle, Kind.gap)
@@ -179,7 +179,8 @@ class Roster:
         now_ns = self._clock.wall_ns()
         if due := self.captured.due(now_ns):
             leave([symbol for symbol, _ in due])
-            self._ending += (_Ending(symbol, reason, now_ns + _SETTLE_NS) for symbol, reason in due)
+            settled_ns = now_ns + int(_SETTLE_NS * self._clock.rate)
+            self._ending += (_Ending(symbol, reason, settled_ns) for symbol, reason in due)
         while self._ending and self._ending[0].at_ns <= now_ns:
             ending = self._ending[0]
             try:
