@@ -194,7 +194,7 @@ async def tell_temporal(desk: Desk, days: Sequence[TradingDay]) -> None:
     async with open_temporal(desk.settings) as at:
         from ssmd.temporal.driver import tell_going
 
-        await tell_going(at, days, tell)
+        await tell_going(at, days, desk.clock.wall_ns(), tell)
 
 
 def check_workers(settings: Settings, options: dict[str, Any]) -> None:

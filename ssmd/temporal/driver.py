@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, NamedTuple
 
-from temporalio.api.enums.v1 import TaskQueueType
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import ApplicationError, is_cancelled_exception
@@ -26,11 +23,11 @@ from ssmd.day.register import Register
 from ssmd.temporal.activities import asked_of
 from ssmd.temporal.link import Target, answered
 from ssmd.temporal.orders import GIVEN_UP, INTERRUPTED, OVERTAKEN, REFUSED, Asked, Beat, Where, roll_id
+from ssmd.temporal.pollers import polled
 from ssmd.temporal.workflows import EndTradingDay, RollTradingDay, StartTradingDay
 
 _LOOK_S = 0.5
 _ASK_S = 2.0  # how long Temporal is given to say how a step goes
-_POLLED_S = 90  # a worker asks for work at least every 60 s
 _SETTLED = frozenset({State.ACTIVE, State.COMPLETE, State.ERROR, State.FAILED})
 
 
@@ -134,7 +131,7 @@ class TemporalDriver:
             if found.state in {State.STARTING, State.ENDING}:
                 told(f"{day} {found.phase}: {found.step or 'next step'} (done: {', '.join(found.done) or 'nothing'})")
         try:
-            if not await polled(self._client, self._queue):
+            if not await polled(self._client, self._queue, self._clock.wall_ns()):
                 told(f"no worker asks for work of task queue {self._queue}: start `ssmd run worker {self._register.env}`")
         except RPCError:
             told(f"Temporal at {self._target.shown} does not answer; what was asked waits for it in the journal")
@@ -171,15 +168,6 @@ def raise_known(cause: BaseException, workflow: str) -> None:
     raise StoreError(f"{workflow} failed: {cause}; see its history in Temporal, then `ssmd day recover`")
 
 
-async def polled(client: Client, queue: str) -> bool:
-    """Whether a worker has asked for work lately. Raises `RPCError`."""
-    request = DescribeTaskQueueRequest(
-        namespace=client.namespace, task_queue=TaskQueue(name=queue), task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
-    )
-    found = await client.workflow_service.describe_task_queue(request, timeout=timedelta(seconds=_ASK_S))
-    return bool(found.pollers)
-
-
 async def going(client: Client, asked: Asked) -> Going | None:
     """How the workflow of a phase goes; None when there is none, or it has ended. Raises `RPCError`."""
     from temporalio.client import RPCTimeoutOrCancelledError, WorkflowExecutionStatus, WorkflowQueryFailedError
@@ -205,10 +193,10 @@ async def going(client: Client, asked: Asked) -> Going | None:
     return Going(where)
 
 
-async def tell_going(at: Queue, days: Sequence[TradingDay], tell: Tell) -> None:
+async def tell_going(at: Queue, days: Sequence[TradingDay], now_ns: int, tell: Tell) -> None:
     """A line for each workflow of `days` that goes on, and one where no worker asks for work. Raises `TemporalUnavailable`."""
     with answered(at.target):
-        if not await polled(at.client, at.name):
+        if not await polled(at.client, at.name, now_ns):
             tell(f"no worker asks for work of task queue {at.name} of Temporal at {at.target.shown}: start `ssmd run worker`")
         for day in days:
             if day.phase and (found := await going(at.client, asked_of(day))):

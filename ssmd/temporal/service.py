@@ -7,6 +7,7 @@ must find them.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from datetime import date, timedelta
 from typing import Any
 
@@ -26,6 +27,7 @@ from ssmd.temporal import workflows
 from ssmd.temporal.activities import Activities
 from ssmd.temporal.driver import Queue, TemporalDriver
 from ssmd.temporal.link import answered
+from ssmd.temporal.pollers import check_alone
 from ssmd.temporal.schedules import bring_up_to_date
 
 _BEAT_S = 2.0  # a cancellation comes back with a heartbeat
@@ -63,7 +65,11 @@ class WorkerService:
         self._stop.set()
 
     async def run(self) -> None:
-        """Raises what ended a process for good, and what Temporal refuses."""
+        """Raises what ended a process for good, what Temporal refuses, and `CallerError` where another worker lives."""
+        with answered(self._at.target):
+            await self._unless_stopped(check_alone(self._at.client, self._at.name, self._parts.clock, self._tell))
+        if self._stop.is_set():
+            return
         today = self._calendar.today(self._parts.clock.wall_ns())
         await self._upkeep.resume(await self._states(), self._parts.needed)
         with answered(self._at.target):
@@ -81,6 +87,17 @@ class WorkerService:
                 stopping.cancel()
         if self._processes.failed.done():
             await self._fail(self._processes.failed.result())
+
+    async def _unless_stopped(self, doing: Coroutine[Any, Any, None]) -> None:
+        task, stopping = asyncio.ensure_future(doing), asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+        finally:
+            task.cancel()
+            stopping.cancel()
+            await asyncio.wait([task, stopping])
 
     async def _fail(self, error: SsmdError) -> None:
         await self._upkeep.fail(await self._states(), error)

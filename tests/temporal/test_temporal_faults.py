@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from temporalio.client import Client
 
 from journal.day import DayRule
 from journal.errors import CallerError
@@ -27,8 +29,9 @@ from ssmd.day.calendar import Calendar
 from ssmd.day.register import Register, facts
 from ssmd.metadata.environment import Schedule
 from ssmd.temporal.activities import Activities, asked_of
-from ssmd.temporal.driver import Cancelled, Queue, TemporalDriver, going, polled
+from ssmd.temporal.driver import Cancelled, Queue, TemporalDriver, going
 from ssmd.temporal.link import Target, TemporalUnavailable, connected
+from ssmd.temporal.pollers import check_alone, polled
 from ssmd.temporal.service import worker_of
 from tests.day.driver_contract import CLOCK, DAY, Effects
 from tests.journal.servers import free_port
@@ -68,7 +71,8 @@ def test_a_cancelled_workflow_leaves_the_day_to_go_on_from_its_last_step_and_its
                 while not ((found := await going(queue.client, asked)) and found.beat and found.where):
                     await CLOCK.sleep(0.1)
             assert (found.where.phase, found.where.step, found.where.count, found.where.done) == ("start", "b", 2, ["a"])
-            assert await polled(queue.client, queue.name)
+            assert await polled(queue.client, queue.name, CLOCK.wall_ns())
+            assert not await polled(queue.client, queue.name, CLOCK.wall_ns() + 600 * 10**9), "Temporal remembers the dead for five minutes"
             await queue.client.get_workflow_handle(asked.id).cancel()
             for each in (running, second):
                 with pytest.raises(Cancelled, match="`ssmd day recover` goes on"):
@@ -115,6 +119,47 @@ def test_a_server_that_is_killed_with_an_open_workflow_goes_on_when_it_is_back(t
             assert effects.calls.count("a") == 1
 
     asyncio.run(run())
+
+
+def test_a_worker_beside_one_that_lives_is_refused_and_beside_a_dead_one_is_not(temporal: DevServer) -> None:
+    async def run() -> None:
+        register = Register(MemoryJournal(), CLOCK, f"e{uuid4().hex[:8]}", DayRule())
+        target = Target(temporal.address, temporal.address)
+        async with connected(target) as client:
+            async with at_work(temporal, register, []) as queue:
+                # The two are one process here; on another machine it would have another name.
+                client.service_client.config.identity = "1@elsewhere"
+
+                async def busy() -> None:
+                    driver = TemporalDriver(queue, register, CLOCK)
+                    while True:  # a worker asks anew when it was given something, or after a minute
+                        await driver.roll([])
+
+                working, told = asyncio.create_task(busy()), list[str]()
+                while not await polled(client, queue.name, CLOCK.wall_ns()):
+                    await CLOCK.sleep(0.1)
+                with pytest.raises(CallerError, match=r"works for task queue .* already, .* stop that one first"):
+                    await check_alone(client, queue.name, CLOCK, told.append, patience_s=30)
+                assert told[0].startswith("looking for up to 30 s whether ")
+                working.cancel()
+                await asyncio.wait([working])
+            await check_alone(client, queue.name, CLOCK, told.append, patience_s=6)
+            # One of this machine that has ended is not waited for.
+            activities = Activities(register, Calendar(Schedule()), CLOCK, "x", lambda _: [])
+            dead = await Client.connect(temporal.address, identity=f"{_ended()}@{socket.gethostname()}")
+            async with worker_of(dead, other := uuid4().hex, activities):
+                while not await polled(client, other, CLOCK.wall_ns()):
+                    await CLOCK.sleep(0.1)
+                told.clear()
+                await check_alone(client, other, CLOCK, told.append, patience_s=5)
+            assert told == []
+
+    asyncio.run(run())
+
+
+def _ended() -> int:
+    (process := subprocess.Popen([sys.executable, "-c", ""])).wait()
+    return process.pid
 
 
 def test_a_refusal_of_temporal_is_told_with_what_to_do(temporal: DevServer) -> None:
