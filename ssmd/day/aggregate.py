@@ -26,6 +26,9 @@ from journal.errors import CallerError
 _NAMESPACE = UUID("3b1c6a52-7c0e-5f0b-9a43-0d7c1e3f9b21")  # drawn once; another one would begin all histories anew
 
 
+RESUMED = "resumed"  # noted by a runner that found the day ACTIVE and has made its processes run again
+
+
 class State(StrEnum):
     PENDING = "PENDING"
     STARTING = "STARTING"
@@ -68,7 +71,7 @@ class TradingDay(Aggregate):
         self.source: dict[str, str] = {}
         self.step = ""  # under way, or the one that could not be done
         self.step_ns = 0
-        self.began_by = ""
+        self.runner = ""  # the process that last began a step, or made an ACTIVE day's processes run again
         self.begun: dict[str, int] = {}  # times that a step of this round was begun since it last ended
         self.done: dict[str, dict[str, Any]] = {}
         self.record = ""  # the object of the day's record
@@ -121,7 +124,7 @@ class TradingDay(Aggregate):
 
         def apply(self, aggregate: Any) -> None:
             aggregate.step, aggregate.step_ns = self.step, self.at_ns
-            aggregate.began_by = self.who
+            aggregate.runner = self.who
             aggregate.begun[self.step] = aggregate.begun.get(self.step, 0) + 1
 
     class StepEnded(Aggregate.Event):
@@ -156,7 +159,8 @@ class TradingDay(Aggregate):
         detail: dict[str, Any]
 
         def apply(self, aggregate: Any) -> None:
-            """Nothing to remember."""
+            if self.what == RESUMED:
+                aggregate.runner = self.who
 
     @staticmethod
     def create_id(env: str, day: str) -> UUID:

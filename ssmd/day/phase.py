@@ -60,7 +60,7 @@ class Phase:
             self._check(newest)
             if newest.begun.get(step.name, 0) >= MOST_BEGUN:
                 raise Deadly(
-                    f"it was begun {MOST_BEGUN} times and its process ended every time, last {newest.began_by}; look at what that "
+                    f"it was begun {MOST_BEGUN} times and its process ended every time, last {newest.runner}; look at what that "
                     "wrote and at the machine's memory, then `ssmd day recover`"
                 )
             newest.begin_step(step.name, self._clock.wall_ns(), self._who, number)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import date
 
 from journal.clock import Clock
 from journal.errors import CallerError, SsmdError
 from ssmd.day.activity import Processes
-from ssmd.day.aggregate import State
+from ssmd.day.aggregate import RESUMED, State, TradingDay
 from ssmd.day.phase import Tell
 from ssmd.day.register import Register
 
@@ -32,18 +31,27 @@ class Upkeep:
             if state is State.ACTIVE:
                 found = {name: await self._processes.ensure(name) for name in names}
                 if not all(f["already_ran"] for f in found.values()):
-                    await self._note(day, "resumed", {"pids": {name: f["pid"] for name, f in found.items()}})
+                    await self._note(day, RESUMED, {"pids": {name: f["pid"] for name, f in found.items()}})
                     self._tell(f"{day} is ACTIVE: its processes run again")
             elif state in {State.ERROR, State.FAILED} and day == max(states):
                 self._tell(f"{day} is {state.value}; see `ssmd day show`, and `ssmd day recover` to go on")
 
     async def fail(self, states: Mapping[date, State], error: SsmdError) -> None:
-        """A process cannot run: the days that need it have an error. Raises `StoreError`."""
+        """A process cannot run: the days that need it have an error, unless another runner has taken them over. Raises `StoreError`."""
+
+        def move(newest: TradingDay) -> None:
+            if newest.runner not in {"", self._who}:
+                raise CallerError(f"{newest.day} has been taken over by {newest.runner}")
+            newest.move(State.ERROR, self._clock.wall_ns(), self._who, str(error)[:_MOST_TEXT])
+
         for day, state in sorted(states.items()):
             if state in {State.STARTING, State.ACTIVE}:
-                with suppress(CallerError):
-                    await self._register.move(day, State.ERROR, who=self._who, why=str(error)[:_MOST_TEXT])
-                self._tell(f"{day} is ERROR")
+                try:
+                    await self._register.change(day, move, who=self._who, why=str(error)[:_MOST_TEXT])
+                except CallerError as other:
+                    self._tell(str(other))
+                else:
+                    self._tell(f"{day} is ERROR")
 
     async def _note(self, day: date, what: str, detail: dict[str, object]) -> None:
         await self._register.change(day, lambda d: d.note(what, self._clock.wall_ns(), self._who, detail), who=self._who)

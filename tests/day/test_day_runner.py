@@ -15,7 +15,7 @@ from exchanges.simulator.server import SimulatorServer
 from exchanges.simulator.synthetic import SyntheticFeed
 from journal.day import to_int
 from journal.entry import Gap
-from journal.errors import CallerError, VenueUnavailable
+from journal.errors import CallerError, Fenced, VenueUnavailable
 from ssmd.day.aggregate import State
 from ssmd.day.embedded import EmbeddedDriver
 from ssmd.day.ending import plan_end
@@ -44,6 +44,33 @@ async def until(c: Capture, state: str, *, back: int = 0) -> None:
     async with asyncio.timeout(30):
         while (await c.register().get(day)).state != state:
             await c.clock.sleep(0.05)
+
+
+def test_a_runner_whose_processes_another_one_has_displaced_leaves_the_day_to_it(tmp_path: Path) -> None:
+    """Two data directories, one journal: the second runner's connector takes the lease, and the first one's cannot run any more."""
+
+    async def run() -> None:
+        c, told = Capture(tmp_path), list[str]()
+        c.midnight_in(3600)
+        async with venue(c) as processes, venue(c) as others:
+            running = asyncio.create_task(Runner(c.parts(processes), c.register(), "first", told.append).run())
+            await until(c, "ACTIVE")
+            day = (await c.register().dates())[0]
+            second = Runner(c.parts(others), c.register(), "second", lambda _: None)
+            other = asyncio.create_task(second.run())
+            async with asyncio.timeout(30):
+                while (await c.register().get(day)).runner != "second":
+                    await c.clock.sleep(0.05)
+            processes.failed.set_result(ChildFailed("writer connector lost its lease"))
+            with pytest.raises(ChildFailed):
+                await running
+            assert (await c.register().get(day)).state == "ACTIVE"
+            assert any("taken over by second" in line for line in told)
+            second.stop()
+            await other
+            assert isinstance(processes.tasks["connector"].exception(), Fenced)
+
+    asyncio.run(run())
 
 
 def test_a_process_that_cannot_run_is_the_days_error_and_the_runners_end(tmp_path: Path) -> None:
