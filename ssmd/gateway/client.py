@@ -32,6 +32,11 @@ class Output(Protocol):
         """Whether what is written now waits in memory."""
         ...
 
+    @property
+    def deflates(self) -> bool:
+        """Whether deflated frames may be written."""
+        ...
+
     def write(self, frame: bytes) -> None: ...
 
     def close(self, code: int, reason: str) -> None:
@@ -48,6 +53,10 @@ class Batch:
     @cached_property
     def frames(self) -> list[bytes]:
         return text_frames(u.data for u in self.updates)
+
+    @cached_property
+    def deflated(self) -> list[bytes]:
+        return text_frames((u.data for u in self.updates), deflated=True)
 
 
 class Subscription(msgspec.Struct):
@@ -102,7 +111,7 @@ class Client:
             self._buffer.offer(batch.updates)
             self._hub.wake(self)
             return
-        frames = batch.frames
+        frames = batch.deflated if self._output.deflates else batch.frames
         if len(frames) > 1:  # it may stop in between: then the rest is kept by message
             self._buffer.offer(batch.updates)
             self._hub.wake(self)
@@ -126,7 +135,7 @@ class Client:
                 break
             messages = self._buffer.take(_BUDGET, self._hub.snapshot)
             if messages:
-                frames = text_frames(messages)
+                frames = text_frames(messages, deflated=self._output.deflates)
                 for frame in frames:
                     self._write(frame, 0)
                 self.sent_messages += len(messages)

@@ -8,6 +8,7 @@ position of the previous message of the same channel and symbol: a client whose 
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from ssmd.render import decimal_text
 CHANNELS = ("book", "bbo", "trade", "ticker", "market", "gap", "day")
 # Of these a newer message says all that an older one did: they may be conflated. Trades and gaps are facts.
 STATE_CHANNELS = frozenset({"book", "bbo", "ticker", "market", "day"})
+_LEAST_DEFLATED = 128  # bytes: less is hardly made smaller
 MAX_FRAME = 256 << 10  # bytes of messages of one frame; clients commonly refuse more than 1 MiB
 
 Topic = tuple[str, str]  # channel, symbol ("" where there is none)
@@ -312,31 +314,38 @@ class Update:
         return self._data
 
 
-def text_frames(messages: Iterable[bytes]) -> list[bytes]:
+def text_frames(messages: Iterable[bytes], *, deflated: bool = False) -> list[bytes]:
     """WebSocket text frames (a server's, unmasked: RFC 6455, 5.2) of arrays of the messages, in order, none above `MAX_FRAME` unless
-    one message is.
+    one message is. Deflated ones (RFC 7692) refer to no other frame, so that they are the same for every client that takes such.
     """
     frames: list[bytes] = []
     part: list[bytes] = []
     size = 0
     for message in messages:
         if part and size + len(message) > MAX_FRAME:
-            frames.append(_frame(part))
+            frames.append(_frame(part, deflated=deflated))
             part, size = [], 0
         part.append(message)
         size += len(message) + 1
     if part:
-        frames.append(_frame(part))
+        frames.append(_frame(part, deflated=deflated))
     return frames
 
 
-def _frame(messages: list[bytes]) -> bytes:
-    payload = b"[" + b",".join(messages) + b"]"
+def _frame(messages: list[bytes], *, deflated: bool) -> bytes:
+    payload, first = b"[" + b",".join(messages) + b"]", 0x81
+    if deflated and len(payload) >= _LEAST_DEFLATED:
+        payload, first = _deflated(payload), 0xC1  # RSV1
     size = len(payload)
     if size < 126:
-        return bytes((0x81, size)) + payload
-    head = struct.pack("!BBH", 0x81, 126, size) if size < 1 << 16 else struct.pack("!BBQ", 0x81, 127, size)
+        return bytes((first, size)) + payload
+    head = struct.pack("!BBH", first, 126, size) if size < 1 << 16 else struct.pack("!BBQ", first, 127, size)
     return head + payload
+
+
+def _deflated(payload: bytes) -> bytes:
+    packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)  # level 6 takes four times as long for a fifth less
+    return (packer.compress(payload) + packer.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
 @lru_cache(maxsize=64)

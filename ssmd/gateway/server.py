@@ -89,7 +89,10 @@ class Gateway:
         self.hub = Hub(self.views, clock, limits=Limits(limits.buffer_messages, limits.buffer_mib << 20))
         storage = open_objects(settings)
         sessions = Sessions(self.hub, self.views, Archives(journal, storage), clock, feed=settings.feed, subscriptions=limits.subscriptions)
-        door = Door(sessions, gatekeeper, env=settings.env, connections=limits.connections, per_key=limits.connections_per_key)
+        door = Door(
+            sessions, gatekeeper, env=settings.env, connections=limits.connections, per_key=limits.connections_per_key,
+            compression=spec.compression,
+        )  # fmt: skip
         probe = Probe(journal, self.views.shards, clock)
         registry = CollectorRegistry()
         registry.register(Traffic(self.hub, self.views))

@@ -9,18 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import count
 from typing import Any, Protocol, cast
 
 from websockets.datastructures import Headers
+from websockets.exceptions import NegotiationError
+from websockets.extensions import Extension
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request as Handshake
 from websockets.http11 import Response
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
-from websockets.typing import Subprotocol
+from websockets.typing import ExtensionParameter, Subprotocol
 
 from journal.errors import CallerError
 from ssmd.gateway import message as m
@@ -46,16 +50,36 @@ _silent.setLevel(logging.CRITICAL)
 class Door:
     """What connections need: one for all of them."""
 
-    def __init__(self, sessions: Sessions, gatekeeper: Gatekeeper, *, env: str, connections: int, per_key: int) -> None:
+    def __init__(
+        self, sessions: Sessions, gatekeeper: Gatekeeper, *, env: str, connections: int, per_key: int, compression: bool = False
+    ) -> None:
         self.sessions = sessions
         self.gatekeeper = gatekeeper
         self.env = env
         self.connections, self.per_key = connections, per_key
+        self.extensions = [_Deflate()] if compression else []
         self.ready: Callable[[], bool] = lambda: sessions.views.ready
         self._numbers = count(1)
 
     def name(self) -> str:
         return f"c{next(self._numbers)}"
+
+
+class _Deflate(ServerPerMessageDeflateFactory):
+    """permessage-deflate without a memory of earlier messages, on both sides: a frame is deflated once for all, and an idle connection
+    costs nothing. What a client deflates is inflated up to the size of a message and no further.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(server_no_context_takeover=True, client_no_context_takeover=True)
+
+    def process_request_params(
+        self, params: Sequence[ExtensionParameter], accepted_extensions: Sequence[Extension]
+    ) -> tuple[list[ExtensionParameter], PerMessageDeflate]:
+        answer, agreed = super().process_request_params(params, accepted_extensions)
+        if agreed.local_max_window_bits != zlib.MAX_WBITS:
+            raise NegotiationError("frames are deflated with the largest window")  # the client goes on without, or with its next offer
+        return answer, agreed
 
 
 class Connections(Protocol):
@@ -70,7 +94,9 @@ class StreamProtocol(asyncio.Protocol):
     def __init__(self, door: Door, server_state: Connections, **_: Any) -> None:
         self._door = door
         self._state = server_state
-        self._conn = ServerProtocol(max_size=MAX_MESSAGE, logger=_silent, select_subprotocol=_subprotocol, subprotocols=_SPOKEN)
+        self._conn = ServerProtocol(
+            max_size=MAX_MESSAGE, logger=_silent, select_subprotocol=_subprotocol, subprotocols=_SPOKEN, extensions=door.extensions
+        )
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._client: Client | None = None
@@ -155,6 +181,10 @@ class StreamProtocol(asyncio.Protocol):
     @property
     def paused(self) -> bool:
         return self._paused
+
+    @property
+    def deflates(self) -> bool:
+        return bool(self._conn.extensions)
 
     def write(self, frame: bytes) -> None:
         if self._conn.state is OPEN:

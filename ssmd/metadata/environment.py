@@ -204,6 +204,7 @@ class Gateway(Model):
     require_key: bool = Field(False, description="A key is needed on loopback, too; elsewhere it always is.")
     origins: tuple[WebOrigin, ...] = Field((), description="Of pages elsewhere that may ask (CORS) and connect; none by default.")
     tls: GatewayTls | None = Field(None, description="Files; without them HTTP is not encrypted.")
+    compression: bool = Field(False, description="Streams are deflated for clients that offer it: less to send, more to compute.")
     limits: GatewayLimits = Field(GatewayLimits(), description="Of what a client may ask.")
 
 
