@@ -65,7 +65,8 @@ class ChildProcesses:
             if kind == "connector":
                 await self._ensure_venue()
             of_shard = ["--shard", shard] if shard != "0" else []
-            await self.supervisor.start(name, ["run", kind, *of_shard, *(self._connect if kind == "connector" else ())])
+            arguments = ["run", kind, *of_shard, *(self._connect if kind == "connector" else ())]
+            await self.supervisor.start(name, arguments, vital=kind != "gateway")  # capture goes on without one
             if kind == "connector" and ("secmaster" not in children or children["secmaster"].stopping):
                 simulated = self._venue.simulate is not None
                 await self.supervisor.start("secmaster", [*secmaster_arguments(self._rest_url, simulated=simulated), *of_shard])

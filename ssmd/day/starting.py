@@ -71,7 +71,7 @@ def plan_start(parts: Parts) -> Sequence[Step]:
         Step("connector", steps.connector, volatile=True),
         Step("archiver", steps.archiver, volatile=True),
         Step("projector", steps.projector, volatile=True),
-        Step("gateway", steps.gateway, volatile=True),
+        Step("gateway", steps.gateway, volatile=True, tries=1),  # which takes its time
         Step("health", steps.health, volatile=True, tries=2),
     )
 

@@ -1,7 +1,8 @@
 """Keeps a set of ssmd processes running: starts them, restarts the ones that die, stops them in order.
 
 Each child is its own process group, so that Ctrl-C reaches the supervisor only and the children are stopped in order. A child that exits
-with status 2 could not run at all (a refused key, a bad option): restarting would not help, so that ends the run.
+with status 2 could not run at all (a refused key, a bad option): restarting would not help, so that ends the run, unless others can do
+without it: it is tried again then, for what it lacks (a port that is taken) may come.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Child:
     args: Sequence[str]
     process: asyncio.subprocess.Process | None = None
     keyless: bool = False
+    vital: bool = True
     restarts: int = 0
     stopping: bool = False
     task: asyncio.Task[None] | None = field(default=None, repr=False)
@@ -56,9 +58,12 @@ class Supervisor:
         self.children: dict[str, Child] = {}
         self.failed: asyncio.Future[SsmdError] = asyncio.get_running_loop().create_future()
 
-    async def start(self, name: str, args: Sequence[str], *, keyless: bool = False) -> Child:
-        """Start ``ssmd ARGS`` and keep it running until `stop`. A `keyless` one gets none of our variables that may be secrets."""
-        child = Child(name, args, keyless=keyless)
+    async def start(self, name: str, args: Sequence[str], *, keyless: bool = False, vital: bool = True) -> Child:
+        """Start ``ssmd ARGS`` and keep it running until `stop`. A `keyless` one gets none of our variables that may be secrets.
+
+        One that is not `vital` never ends the run.
+        """
+        child = Child(name, args, keyless=keyless, vital=vital)
         self.children[name] = child
         self._logs.mkdir(parents=True, exist_ok=True)
         self.log(name).write_bytes(b"")  # of this run only
@@ -115,7 +120,7 @@ class Supervisor:
             if child.stopping:
                 return
             self._told(child.name, "crashed", child.process.pid, status)
-            if status == 2:
+            if status == 2 and child.vital:
                 if not self.failed.done():
                     self.failed.set_result(ChildFailed(f"{child.name} could not run:\n{self._tail(child.name)}"))
                 return

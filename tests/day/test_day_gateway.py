@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from journal.clock import WallClock
 from journal.errors import StoreError
 from ssmd.day.activity import Result, Work
 from ssmd.day.answering import address, ask_ready
 from ssmd.day.starting import Parts, plan_start
 from ssmd.metadata.environment import Environment, Gateway
+from ssmd.services.supervisor import Supervisor
 from tests.day.captures import Capture
 
 
@@ -90,3 +92,21 @@ def test_one_that_does_not_answer_or_cannot_serve_is_an_error() -> None:
         with pytest.raises(StoreError, match=r"does not answer at http://127.0.0.1:\d+/v1/health/ready"):
             ask_ready(Gateway(enabled=True, host="0.0.0.0", port=free.getsockname()[1]))  # noqa: S104
     assert address(Gateway(enabled=True, host="::")) == "http://[::1]:8080/v1/health/ready"
+
+
+@pytest.mark.parametrize("vital", [True, False])
+def test_a_gateway_that_cannot_run_is_tried_again_and_ends_no_capture(tmp_path: Path, vital: bool) -> None:
+    async def run() -> None:
+        clock = WallClock()
+        supervisor = Supervisor(clock, tmp_path, {})
+        child = await supervisor.start("gateway", ["run", "no-such-service"], vital=vital)
+        try:
+            async with asyncio.timeout(60):
+                while child.restarts < 1 and not supervisor.failed.done():
+                    await clock.sleep(0.05)
+        finally:
+            await supervisor.stop()
+        assert supervisor.failed.done() is vital
+        assert "no-such-service" in supervisor.log("gateway").read_text()
+
+    asyncio.run(run())
