@@ -313,3 +313,24 @@ def test_a_runner_leaves_it_alone_and_a_live_day_is_started_beside_it(tmp_path: 
         assert runner._states == {today: State.STARTING}
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("harm", ["flipped", "gone"])
+def test_a_corrupt_source_is_an_error_by_name_until_it_is_restored(tmp_path: Path, harm: str) -> None:
+    async def run() -> None:
+        c, source = Capture(tmp_path), {"environment": "prod", "storage": await archived(tmp_path / "prod", market(600, days=1))}
+        (path,) = (tmp_path / "prod").rglob("norm/*")
+        whole = path.read_bytes()
+        if harm == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
+        found = await made(c, source)
+        assert (found.state, found.step) == ("ERROR", "entries")
+        assert path.name in found.why
+        path.write_bytes(whole)
+        await c.register().move(DAY, State.STARTING, who="ana", kept=True)
+        found = await carry_out(c.parts(), c.register(), DAY, "backfill@test", lambda _: None, asker="ana")
+        assert (found.state, found.done["verify"]["verified"]) == ("COMPLETE", True)
+
+    asyncio.run(run())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from journal import manifest
-from journal.entry import Entry
+from journal.entry import Entry, canonical_json
 from journal.errors import BadObject
 from ssmd.day.activity import Result, Step, Work
 from ssmd.day.aggregate import State, TradingDay
@@ -203,5 +204,31 @@ def test_a_key_that_is_none_is_said_without_its_value(tmp_path: Path) -> None:
         assert found.state == "ERROR"
         assert "signing.private_key of environment local is no Ed25519 private key" in found.why
         assert "sesame" not in str(await facts(c.journal, "local", DAY))
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("harm", ["gone", "changed", "forged"])
+def test_a_record_that_is_not_what_was_written_is_said_and_shows_the_rest(tmp_path: Path, harm: str) -> None:
+    async def run() -> None:
+        c = Capture(tmp_path)
+        await journalled(c, market(300, days=1))
+        key = (await ended(c)).record
+        record = msgspec.json.decode(c.storage.get(key))
+        record["body"]["entries"] = 7
+        if harm == "gone":
+            c.storage.delete(key)
+        elif harm == "changed":
+            c.storage.put(key, canonical_json(record))
+        else:  # signed by somebody, under the name that it has in the day's events
+            private = Ed25519PrivateKey.generate()
+            public = private.public_key().public_bytes_raw()
+            signature = private.sign(canonical_json(record["body"]))
+            record |= {"signed": True, "public_key": b64encode(public).decode(), "signature": b64encode(signature).decode()}
+            c.storage.put(key, canonical_json(record))
+        document = await shown(c)
+        assert document["state"] == "COMPLETE"
+        assert key in str(document["record"])
+        assert "body" not in document["record"]
 
     asyncio.run(run())
