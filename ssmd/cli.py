@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,21 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
+    code = _run(args)
+    if args is None and "temporalio.bridge.runtime" in sys.modules:
+        _leave(code)
+    return code
+
+
+def _leave(code: int) -> None:
+    """End now: threads of Temporal's library that still run abort the process while the interpreter takes itself down."""
+    for file in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            file.flush()
+    os._exit(code)
+
+
+def _run(args: list[str] | None) -> int:
     try:
         if args is None and (asked := os.environ.get("_SSMD_COMPLETE")):
             return _complete(asked)

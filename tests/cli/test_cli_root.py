@@ -134,6 +134,16 @@ def test_a_closed_pipe_is_quiet() -> None:
         assert process.wait() == 0
 
 
+@pytest.mark.parametrize(("asked", "code"), [(["version", "-o", "json"], 0), (["no-such"], 2)])
+def test_an_interpreter_that_aborts_at_its_end_changes_no_exit_code(asked: list[str], code: int) -> None:
+    """As threads of Temporal's library make it, sometimes."""
+    pytest.importorskip("temporalio")
+    said = "import atexit, os, sys, temporalio.client; from ssmd.cli import main; atexit.register(os.abort); sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", said, *asked], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert done.stdout.endswith("}\n") or "no-such" in done.stderr
+
+
 def test_what_a_command_returns_is_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     for said, code in ((None, 0), (1, 1)):
         monkeypatch.setattr(root.cli, "get_command", lambda *_, said=said: click.Command("version", callback=lambda: said))
