@@ -72,10 +72,47 @@ class Links(msgspec.Struct, kw_only=True):
     stream: str
 
 
+class Definition(msgspec.Struct, kw_only=True):
+    """Times are nanoseconds since 1970, 0 where the venue does not say; strikes and prices decimal strings."""
+
+    symbol: str
+    venue_id: str
+    event: str
+    series: str
+    title: str
+    subtitle: str
+    category: str
+    tags: list[str]
+    type: str
+    status: str
+    venue_status: str
+    open_ns: int
+    close_ns: int
+    expected_expiration_ns: int
+    expiration_ns: int
+    determined_ns: int
+    settled_ns: int
+    strike_type: str
+    strike_floor: str
+    strike_cap: str
+    strike_custom: Annotated[Any, Meta(description="As the venue sent it.")]
+    price_exponent: int
+    size_exponent: int
+    tick_structure: str
+    price_ranges: Annotated[list[tuple[str, str, str]], Meta(description="[from, to, step].")]
+    can_close_early: bool | None
+    volume_class: Annotated[int, Meta(description="Digits of the contracts traded when the venue last listed it.")]
+    result: str
+    settlement_value: str | None
+    rules: str
+    rules_secondary: str
+    flaws: Annotated[list[str], Meta(description="Fields that could not be understood.")]
+
+
 class Market(Asked, kw_only=True):
     symbol: str
     status: str
-    definition: Annotated[dict[str, Any] | None, Meta(description="What the venue says of it, as `ssmd secmaster show`; null: not known.")]
+    definition: Annotated[Definition | None, Meta(description="What the venue says of it, as `ssmd secmaster show`; null: not known.")]
     prices: Quote
     book: BookSummary | None
     captured: bool

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from ssmd.gateway import message, request
+from ssmd.gateway import message, openapi, request
 from ssmd.gateway.access import SUBPROTOCOL
 from ssmd.software import software
 
@@ -17,7 +17,7 @@ _QUERY = ("symbols", "series", "category", "channels", "mode", "interval_ms", "r
 def describe() -> dict[str, Any]:
     """The document. A frame from the server is an array of messages; one from a client is one request."""
     sent, received = (*message.DATA, *message.CONTROL), request.REQUESTS
-    _, schemas = msgspec.json.schema_components([*sent, *received], ref_template=_REF)
+    schemas = openapi.schemas([*sent, *received], _REF)
     schemas["Frame"] = {"type": "array", "minItems": 1, "items": {"oneOf": [{"$ref": _REF.format(name=t.__name__)} for t in sent]}}
     messages = {t.__name__: _message(t) for t in (*sent, *received)}
     messages["Frame"] = {

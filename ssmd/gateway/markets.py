@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import quote
 
-from msgspec import Meta
+from msgspec import Meta, convert
 from msgspec.structs import replace
 
 from journal.day import iso
@@ -22,13 +22,13 @@ from ssmd.gateway import answers
 from ssmd.gateway.desk import AsOf, Desk, LiveView
 from ssmd.gateway.operation import Call, CursorText, Limit, Query, Text
 from ssmd.gateway.paging import cursor_of, place_of
-from ssmd.gateway.problem import Problem
+from ssmd.gateway.problem import Flaw, Problem
 from ssmd.gateway.room import Shelf
 from ssmd.moments import rfc3339
 from ssmd.render import LEAST_DECIMALS, decimal_text
 from ssmd.secmaster import documents
 from ssmd.secmaster.past import market_as_of
-from ssmd.secmaster.query import near
+from ssmd.secmaster.query import near, search
 from ssmd.secmaster.view import GONE, View
 from ssmd.wiring import day_rule
 
@@ -37,6 +37,7 @@ _PRICES = ("last", "bid", "ask")
 _SIZES = ("last_size", "bid_size", "ask_size", "volume", "open_interest")
 _GAPS = 20
 _LOOKED_UP = 1_000  # symbols of one question
+_SEARCHED = 1_000  # best ones that filters choose from
 
 
 class MarketsQuery(Query, frozen=True, kw_only=True):
@@ -44,14 +45,7 @@ class MarketsQuery(Query, frozen=True, kw_only=True):
     series: Annotated[Text, Meta(description="Of this series.")] = ""
     event: Annotated[Text, Meta(description="Of this event.")] = ""
     status: Annotated[Status | None, Meta(description="In this state.")] = None
-    limit: Limit = 100
-    cursor: CursorText = None
-
-
-class EventsQuery(Query, frozen=True, kw_only=True):
-    category: Annotated[Text, Meta(description="Of this category.")] = ""
-    series: Annotated[Text, Meta(description="Of this series.")] = ""
-    status: Annotated[Status | None, Meta(description="With a market in this state.")] = None
+    q: Annotated[Text, Meta(description="Words that a market has, the last one perhaps unfinished: best first, one page.")] = ""
     limit: Limit = 100
     cursor: CursorText = None
 
@@ -65,6 +59,8 @@ class BookQuery(Query, frozen=True, kw_only=True):
 
 async def list_markets(desk: Desk, call: Call) -> answers.Markets:
     query: MarketsQuery = call.query
+    if query.q:
+        return await _search(desk, call, query)
     as_of = await desk.moment(query.as_of, call.now_ns)
     after = place_of("markets", query, str) or ""
 
@@ -81,6 +77,31 @@ async def list_markets(desk: Desk, call: Call) -> answers.Markets:
     following = cursor_of("markets", query, page[-1].symbol) if len(lines) > query.limit else None
     at_ns = as_of.ns if as_of else at_ns or desk.seen_ns(call.now_ns)
     return answers.Markets(**asked(at_ns), markets=page, next=following)
+
+
+async def _search(desk: Desk, call: Call, query: MarketsQuery) -> answers.Markets:
+    """Of the best `_SEARCHED` those that the filters choose, then what is captured under a name with `q` in it and not known otherwise."""
+    for name in ("as_of", "cursor"):
+        if getattr(query, name) is not None:
+            flaw = Flaw(name, "is not for a search by words")
+            raise Problem("bad-parameter", f"{name}: a search by words has neither a past nor pages", errors=(flaw,))
+    named = [(name, value) for name in ("category", "series", "event", "status") if (value := getattr(query, name))]
+
+    async def work(shelf: Shelf) -> tuple[list[tuple[str, Definition]], int]:
+        view = await shelf.markets()
+        found = [(hit.symbol, hit.market) for hit in search(view, query.q, _SEARCHED)]
+        chosen = [(symbol, market) for symbol, market in found if all(getattr(market, name) == value for name, value in named)]
+        return chosen[: query.limit], view.place.effective_ns
+
+    found, at_ns = await desk.now.ask(work)
+    known = all(view.ready for view in desk.views)
+    lines = [_line(symbol, market, desk.view_of(symbol) is not None if known else None) for symbol, market in found]
+    if not named or named == [("status", "unknown")]:
+        like = [s for s in desk.captured.between("", None) if query.q.casefold() in s.casefold()][:_LOOKED_UP]
+        more = await _strangers(desk, like, query.limit)
+        listed = {line.symbol for line in lines}
+        lines += [_line(s, Definition(symbol=s), captured=True) for s in more if s not in listed]
+    return answers.Markets(**asked(at_ns or desk.seen_ns(call.now_ns)), markets=lines[: query.limit], next=None)
 
 
 def _select(view: View, query: MarketsQuery, after: str) -> Iterable[tuple[str, Definition]]:
@@ -112,50 +133,29 @@ async def _with_captured(
     listed = {symbol for symbol, _ in found}
     asked_of = [s for s in desk.captured.between(after, last) if s not in listed]
 
-    async def strangers(shelf: Shelf) -> list[str]:
+    more = [_line(s, Definition(symbol=s), captured=True) for s in (await _strangers(desk, asked_of, most) if asked_of else [])]
+    return sorted([*lines, *more], key=lambda line: line.symbol)[:most]
+
+
+async def _strangers(desk: Desk, symbols: list[str], most: int) -> list[str]:
+    """Those that the security master knows neither as a market nor as an event, of which the venue tells when it is made."""
+
+    async def work(shelf: Shelf) -> list[str]:
         view, strange = await shelf.markets(), list[str]()
-        for at in range(0, len(asked_of), _LOOKED_UP):
-            some = asked_of[at : at + _LOOKED_UP]
-            known = view.rows(some)
+        for at in range(0, len(symbols), _LOOKED_UP):
+            some = symbols[at : at + _LOOKED_UP]
+            known = {*view.rows(some), *_events(view, some)}
             strange += [s for s in some if s not in known]
             if len(strange) >= most:
                 break
         return strange
 
-    more = [_line(s, Definition(symbol=s), captured=True) for s in (await desk.now.ask(strangers) if asked_of else [])]
-    return sorted([*lines, *more], key=lambda line: line.symbol)[:most]
+    return await desk.now.ask(work)
 
 
-async def list_events(desk: Desk, call: Call) -> answers.Events:
-    query: EventsQuery = call.query
-    as_of = await desk.moment(query.as_of, call.now_ns)
-    after = place_of("events", query, str) or ""
-    named = [(name, value) for name in ("category", "series") if (value := getattr(query, name))]
-    conditions = ["event > ?", "status <> ?", *(f"{name} = ?" for name, _ in named)]
-    values: list[Any] = [after, GONE, *(value for _, value in named)]
-    having = "HAVING sum(status = ?) > 0" if query.status else ""
-    sql = (
-        "SELECT event, min(series), min(category), count(*), sum(status = 'active'), max(close_ns), min(known) FROM markets"  # noqa: S608 (columns)
-        f" WHERE {' AND '.join(conditions)} GROUP BY event {having} ORDER BY event LIMIT ?"
-    )
-
-    async def work(shelf: Shelf) -> tuple[list[tuple[Any, ...]], int]:
-        view = await shelf.markets(as_of.ns if as_of else None)
-        rows = view.query(sql, [*values, *([query.status] if query.status else []), query.limit + 1])
-        return [(*row, view.known(blob).market) for *row, blob in rows], view.place.effective_ns
-
-    found, at_ns = await desk.read(as_of, work)
-    lines = []
-    for event, series, category, count, active, close_ns, market in found[: query.limit]:
-        lines.append(
-            answers.EventLine(
-                event=event, series=series, category=category, title=market.title if market else "", markets=count, active=active,
-                closes_time=rfc3339(close_ns), href=f"/v1/markets?event={quote(event, safe='')}",
-            )
-        )  # fmt: skip
-    following = cursor_of("events", query, lines[-1].event) if len(found) > query.limit else None
-    at_ns = as_of.ns if as_of else at_ns or desk.seen_ns(call.now_ns)
-    return answers.Events(**asked(at_ns), events=lines, next=following)
+def _events(view: View, names: list[str]) -> set[str]:
+    marks = ", ".join("?" * len(names))
+    return {event for (event,) in view.query(f"SELECT DISTINCT event FROM markets WHERE event IN ({marks})", names)}  # noqa: S608 (marks)
 
 
 # --- one market -------------------------------------------------------------------------------------------------------------
@@ -187,7 +187,8 @@ async def show_market(desk: Desk, call: Call) -> answers.Market:
     at_ns = as_of.ns if as_of else desk.seen_ns(call.now_ns)
     status = known.status or (live and _live_status(live, symbol)) or "unknown"
     return answers.Market(
-        **asked(at_ns), symbol=symbol, status=status, definition=known.definition,
+        **asked(at_ns), symbol=symbol, status=status,
+        definition=None if known.definition is None else convert(known.definition, answers.Definition),
         prices=_quote(desk.settings.feed, book, ticker), book=_summary(stream, book) if stream and book else None,
         captured=stream is not None, gaps=[*known.gaps], links=_links(symbol, known.definition),
     )  # fmt: skip

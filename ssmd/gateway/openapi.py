@@ -18,7 +18,7 @@ _ALWAYS = (400, 403, 405, 414, 421, 429, 431, 500)  # wherever one asks; 401 and
 def describe(operations: Sequence[Operation]) -> dict[str, Any]:
     """The document."""
     types = [ProblemDocument, *(t for o in operations for t in (o.answer, o.query, o.body) if _is_struct(t))]
-    _, components = msgspec.json.schema_components(dict.fromkeys(types), ref_template=_REF)
+    components = schemas(list(dict.fromkeys(types)), _REF)
     paths: dict[str, Any] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, components)
@@ -37,6 +37,19 @@ def describe(operations: Sequence[Operation]) -> dict[str, Any]:
         },
         "security": [{"key": []}],
     }  # fmt: skip
+
+
+def schemas(types: Sequence[Any], reference: str) -> dict[str, Any]:
+    """Of the types and of those that they are made of, by name. Not every generator of clients knows schemas that are `false`."""
+    _, found = msgspec.json.schema_components(types, ref_template=reference)
+
+    def plain(part: Any) -> Any:
+        if isinstance(part, dict):
+            closed = "prefixItems" in part and part.get("items") is False and part.get("maxItems") == len(part["prefixItems"])
+            return {name: plain(value) for name, value in part.items() if not (closed and name == "items")}
+        return [plain(value) for value in part] if isinstance(part, list | tuple) else part
+
+    return {name: plain(schema) for name, schema in found.items()}
 
 
 def _operation(operation: Operation, components: dict[str, Any]) -> dict[str, Any]:

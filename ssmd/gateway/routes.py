@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import cache
 
-from ssmd.gateway import answers, markets, operating, tape
+from ssmd.gateway import answers, events, markets, operating, tape
 from ssmd.gateway.desk import Desk
 from ssmd.gateway.operation import Call, Operation, Query
 from ssmd.gateway.problem import encode
@@ -35,7 +35,7 @@ def documents() -> tuple[bytes, bytes]:
 
 
 OPERATIONS: tuple[Operation, ...] = (
-    Operation("listMarkets", "/v1/markets", "Markets by symbol.", markets.list_markets, answers.Markets, markets.MarketsQuery),
+    Operation("listMarkets", "/v1/markets", "Markets by symbol, or by words.", markets.list_markets, answers.Markets, markets.MarketsQuery),
     Operation("showMarket", "/v1/markets/{symbol}", "Its definition, prices, book, gaps.", markets.show_market, answers.Market, Query),
     Operation(
         "showBook", "/v1/markets/{symbol}/book", "Its order book, now or at any past moment.", markets.show_book, answers.BookAnswer,
@@ -46,7 +46,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "listCandles", "/v1/markets/{symbol}/candles", "Candles of its trades, by the time they were journalled for.", tape.list_candles,
         answers.Candles, tape.CandlesQuery,
     ),
-    Operation("listEvents", "/v1/events", "Events: groups of markets.", markets.list_events, answers.Events, markets.EventsQuery),
+    Operation("listEvents", "/v1/events", "Events: groups of markets.", events.list_events, answers.Events, events.EventsQuery),
     Operation("listDays", "/v1/days", "Trading days, newest first.", operating.list_days, answers.Days, operating.DaysQuery),
     Operation("showDay", "/v1/days/{date}", "One trading day and what happened to it.", operating.show_day, answers.Day, Query),
     Operation(

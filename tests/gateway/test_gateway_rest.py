@@ -9,6 +9,8 @@ from urllib.parse import quote
 
 import pytest
 
+from journal.market import Market
+from ssmd.gateway import answers
 from ssmd.moments import rfc3339
 from tests.gateway.served import DOTTED, GOLD, HIDDEN, SLASHED, Served, gateway, seeded
 
@@ -69,6 +71,29 @@ def test_filters_choose_and_a_cursor_is_of_its_filters(served: Served) -> None:
     refused = served.ask(f"/v1/markets?series=KXSILVER&cursor={cursor}")
     assert (refused.status, refused.kind) == (400, "bad-parameter")
     assert "other parameters" in refused.json["detail"]
+
+
+def test_markets_are_found_by_words(served: Served) -> None:
+    def symbols(query: str) -> list[str]:
+        return [line["symbol"] for line in served.good(f"/v1/markets?{query}")["markets"]]
+
+    assert symbols("q=kxsil") == [HIDDEN]
+    assert set(symbols("q=kxgold")) == {GOLD, DOTTED}
+    assert symbols("q=kxgold&status=active") == [GOLD]
+    assert len(symbols("q=kxgold&limit=1")) == 1
+    assert symbols("q=btc") == [SLASHED], "captured, and unknown to the security master"
+    assert symbols("q=nothing-like-it") == []
+    for text in ('"', "%27%20OR%201%3D1--", "*", "NEAR(", "%20", "symbol:x"):
+        assert served.ask(f"/v1/markets?q={text}").status == 200
+    for more in ("as_of=1m", "cursor=x"):
+        refused = served.ask(f"/v1/markets?q=kxgold&{more}")
+        assert (refused.status, refused.kind) == (400, "bad-parameter")
+        assert refused.json["errors"][0]["name"] == more.partition("=")[0]
+
+
+def test_a_definition_has_every_field_of_a_market(served: Served) -> None:
+    assert set(answers.Definition.__struct_fields__) == set(Market.__struct_fields__)
+    assert served.good(path(GOLD))["definition"]["title"]
 
 
 def test_markets_as_they_were(served: Served) -> None:
