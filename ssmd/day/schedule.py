@@ -27,7 +27,8 @@ def due(calendar: Calendar, states: Mapping[date, State], now_ns: int, *, first:
     """What is due at `now_ns`, with days in these states; `first` asks for today's without ``auto_roll`` too, as a runner does that starts.
 
     A day is begun once, in its time, and never one before the newest there is: a clock that was set back begins nothing. One that is over
-    ends; with ``auto_roll``, where the next one begins at that moment, only when that is ACTIVE, so that capture goes on between them.
+    ends; where the next one begins at that moment, only when that is ACTIVE, so that capture goes on between them: without ``auto_roll`` it
+    waits for an operator's roll.
     """
     found, today = [], calendar.today(now_ns)
     newest, begins_ns = max(states, default=None), calendar.begins_ns(today)
@@ -39,7 +40,7 @@ def due(calendar: Calendar, states: Mapping[date, State], now_ns: int, *, first:
         later = [d for d in states if d > day]
         if any(states[d] in _TAKEN_OVER for d in later):
             found.append(Due(day, State.ENDING, f"rolled into {max(later)}"))
-        elif now_ns >= calendar.over_ns(day) and not (calendar.rolls(day) and (calendar.auto_roll or later)):
+        elif now_ns >= calendar.over_ns(day) and not calendar.rolls(day):
             found.append(Due(day, State.ENDING, "it is over"))
     return found
 
@@ -62,7 +63,7 @@ def _of_day(calendar: Calendar, day: date) -> list[dict[str, Any]]:
         return []
     return [
         _row(calendar, begins_ns, day, "start", itself=calendar.auto_roll),
-        _row(calendar, calendar.over_ns(day), day, "end", itself=True),
+        _row(calendar, calendar.over_ns(day), day, "end", itself=calendar.auto_roll or not calendar.rolls(day)),
     ]
 
 

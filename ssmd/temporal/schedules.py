@@ -57,8 +57,8 @@ def wanted_of(environment: Environment) -> list[Wanted]:
     start = _times(schedule.start_cron, schedule.day_start)
     end = _times(schedule.end_cron, schedule.day_end or schedule.day_start)
     found = []
-    if calendar.auto_roll and start == end:
-        found.append(("roll", "RollTradingDay", start))
+    if start == end:  # without auto_roll an operator rolls
+        found += [("roll", "RollTradingDay", start)] if calendar.auto_roll else []
     else:
         if calendar.auto_roll:
             found.append(("start", "StartTradingDay", start))

@@ -9,7 +9,7 @@ import pytest
 
 from ssmd.day.aggregate import State
 from ssmd.day.calendar import Calendar
-from ssmd.day.schedule import due, upcoming
+from ssmd.day.schedule import Due, due, upcoming
 from ssmd.metadata.environment import Schedule
 
 MINUTE_NS = 60 * 10**9
@@ -62,9 +62,19 @@ def test_a_day_with_an_end_of_its_own_ends_then_and_the_next_begins_later() -> N
 
 
 def test_without_auto_roll_a_day_ends_when_it_is_over_and_none_begins() -> None:
-    states, times = live(Calendar(Schedule(auto_roll=False)), ns("2026-08-10T12:00"), 72)
+    states, times = live(Calendar(Schedule(auto_roll=False, day_end="23:00")), ns("2026-08-10T12:00"), 72)
     assert states == {DAY: State.COMPLETE}
-    assert times[DAY] == [ns("2026-08-10T12:00"), ns("2026-08-11T00:00")]
+    assert times[DAY] == [ns("2026-08-10T12:00"), ns("2026-08-10T23:00")]
+
+
+def test_without_auto_roll_a_day_that_the_next_one_follows_is_live_until_an_operator_rolls() -> None:
+    calendar, following = Calendar(Schedule(auto_roll=False)), DAY + timedelta(days=1)
+    states, _ = live(calendar, ns("2026-08-10T12:00"), 72)
+    assert states == {DAY: State.ACTIVE}, "capture does not end at midnight because nobody was there"
+    now_ns = ns("2026-08-11T09:00")
+    assert due(calendar, {DAY: State.ACTIVE, following: State.STARTING}, now_ns) == []
+    assert due(calendar, {DAY: State.ACTIVE, following: State.ACTIVE}, now_ns) == [Due(DAY, State.ENDING, f"rolled into {following}")]
+    assert {row["by"] for row in upcoming(calendar, now_ns, 4)} == {"operator"}
 
 
 def test_a_clock_that_is_set_back_begins_nothing() -> None:
@@ -102,7 +112,7 @@ def test_what_comes_next_has_the_hours_of_its_day() -> None:
         ("2026-10-26", "end", 24), ("2026-10-27", "start", 24),
     ]  # fmt: skip
     by_hand = upcoming(Calendar(Schedule(auto_roll=False)), ns("2026-10-24T12:00"), 2)
-    assert [(r["what"], r["by"]) for r in by_hand] == [("end", "schedule"), ("start", "operator")]
+    assert [(r["what"], r["by"]) for r in by_hand] == [("end", "operator"), ("start", "operator")]
 
 
 # --- cron ---------------------------------------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ async def times(client: Client, name: str, first: date) -> list[int]:
         ({"day_start": "18:00", "day_end": "02:15"}, {"start": "begins", "end": "over"}),
         ({"start_cron": "30 2 * * *", "end_cron": "0 17 * * *"}, {"start": "begins", "end": "over"}),
         ({"day_end": "23:00", "auto_roll": False}, {"end": "over"}),
+        ({"auto_roll": False}, {}),
     ],
 )
 def test_for_thirty_days_around_each_change_of_clocks_they_fire_when_days_begin_and_end(
