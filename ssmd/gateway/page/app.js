@@ -246,6 +246,7 @@ class Page {
         signal.throwIfAborted();
         this.#past.read(book);
         this.#pastTrades = trades.trades;
+        mark(document.documentElement, "data-looking", "false"); // the definition, folded for its own sake, may take longer
         this.#heading.book(this.#past);
         if (trades.trades[0]) this.#heading.traded(trades.trades[0]);
         this.#draw();

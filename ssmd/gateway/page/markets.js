@@ -4,7 +4,7 @@ import { find, make, mark, say } from "./dom.js";
 import { milliseconds } from "./moment.js";
 import { Refused, market as pathOf } from "./rest.js";
 
-const LOADED = 5_000; // markets that are searched here; beyond them the server is asked by name
+const LOADED = 5_000; // markets that are searched here; beyond them the server is asked, by words and by name
 const PAGE = 1_000;
 const ROWS = 100;
 const SETTLE_MS = 200;
@@ -38,6 +38,7 @@ export class Markets {
   #open = false;
   #timer = 0;
   #more = false;
+  #found = { words: "", lines: [] }; // what the gateway answered to words
   #told = "";
 
   /** Read the list again. Raises Refused. */
@@ -56,7 +57,7 @@ export class Markets {
   }
 
   of(symbol) {
-    return this.#markets.find((line) => line.symbol === symbol);
+    return [...this.#markets, ...this.#found.lines].find((line) => line.symbol === symbol);
   }
 
   /** What the venue says a market is now. */
@@ -77,14 +78,15 @@ export class Markets {
   show() {
     const words = this.#search.value.trim().toLowerCase().split(/\s+/).filter(Boolean);
     const status = this.#status.value;
-    const found = this.#markets.filter(
+    let found = this.#markets.filter(
       (line) => (!status || line.status === status) && words.every((word) => `${line.symbol} ${line.title} ${line.category}`.toLowerCase().includes(word)),
     );
+    if (!found.length && this.#found.words === this.#search.value.trim()) found = this.#found.lines.filter((line) => !status || line.status === status);
     const shown = found.slice(0, ROWS);
     this.#fill(shown);
     say(find("markets-count"), `${found.length.toLocaleString("en")}${this.#more ? "+" : ""}`);
     const hidden = found.length - shown.length;
-    say(find("markets-note"), hidden ? `${hidden.toLocaleString("en")} more: search to narrow it` : found.length ? "" : "None like this: Enter asks the gateway by symbol");
+    say(find("markets-note"), hidden ? `${hidden.toLocaleString("en")} more: search to narrow it` : found.length ? "" : "None like this: Enter asks the gateway");
     const symbols = shown.filter((line) => line.captured).map((line) => line.symbol);
     if (symbols.join() !== this.#told) {
       this.#told = symbols.join();
@@ -164,10 +166,16 @@ export class Markets {
     }
   }
 
-  /** By name, of all that the gateway knows; what it says is like it is offered. */
+  /** By words, then by name, of all that the gateway knows; what it says is like it is offered. */
   async #ask(symbol) {
     if (!symbol) return;
     try {
+      const { markets } = await this.#rest.get("/v1/markets", { q: symbol, status: this.#status.value, limit: ROWS });
+      if (markets.length) {
+        this.#found = { words: symbol, lines: markets };
+        this.show();
+        return;
+      }
       await this.#rest.get(pathOf(symbol));
       this.choose(symbol);
     } catch (error) {
