@@ -30,8 +30,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import cached_property
+
+_COMPARED = 128  # names that one is compared with
+_COMPARED_CHARACTERS = 200
 
 
 class SsmdError(Exception):
@@ -51,14 +56,29 @@ class EntryTooLarge(CallerError):
 
 
 class NotFound(CallerError):
-    """No such thing; `nearest` holds up to five similar names, `hint` says what to do where those do not."""
+    """No such thing; `nearest` holds up to five similar names, `hint` says what to do where those do not.
+
+    Names are compared when they are asked for, and only so many that it holds up no event loop: of a long `known` those
+    that sort next to `name`.
+    """
 
     def __init__(self, what: str, name: str, known: Sequence[str] = (), *, hint: str = "") -> None:
         self.what = what
         self.name = name
-        self.nearest = get_close_matches(name, known, n=5, cutoff=0.4) or sorted(known)[:5]
+        self.hint = hint
+        self._known = known
+        super().__init__(what, name)
+
+    @cached_property
+    def nearest(self) -> list[str]:
+        known = sorted(self._known)
+        at = bisect_left(known, self.name)
+        some = known[max(0, at - _COMPARED // 2) : at + _COMPARED // 2] if len(known) > _COMPARED else known
+        return get_close_matches(self.name[:_COMPARED_CHARACTERS], some, n=5, cutoff=0.4) or known[:5]
+
+    def __str__(self) -> str:
         nearest = f"nearest: {', '.join(self.nearest)}" if self.nearest else ""
-        super().__init__("; ".join(filter(None, (f"no {what} {name!r}", nearest, hint))))
+        return "; ".join(filter(None, (f"no {self.what} {self.name!r}", nearest, self.hint)))
 
 
 class BadFile(CallerError):
