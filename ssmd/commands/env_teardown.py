@@ -16,7 +16,7 @@ from ssmd.settings import Settings
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
-    from temporalio.client import Client
+    from ssmd.temporal.driver import Queue
 
 
 @click.command(
@@ -63,7 +63,7 @@ async def _teardown(settings: Settings, output: str, date: str | None, *, dry_ru
         if not settings.embedded or has_data(settings.data_dir):
             journal = await opened.enter_async_context(open_journal(settings, clock, read_only=True))
         temporal, left = await _temporal(settings, opened) if day is None else (None, "")
-        backends = teardown.Backends(journal, open_objects(settings), cache, temporal)
+        backends = teardown.Backends(journal, open_objects(settings), cache, temporal.client if temporal else None)
         if not dry_run:
             await opened.enter_async_context(teardown.quiet(settings, clock, journal))
         doomed = await (teardown.find(settings, backends) if day is None else teardown.find_day(settings, backends, clock, day))
@@ -88,7 +88,7 @@ async def _teardown(settings: Settings, output: str, date: str | None, *, dry_ru
     return 1 if left else 0
 
 
-async def _temporal(settings: Settings, opened: AsyncExitStack) -> tuple[Client | None, str]:
+async def _temporal(settings: Settings, opened: AsyncExitStack) -> tuple[Queue | None, str]:
     """What has the environment's schedules, if anything has; or what is left because it does not answer."""
     if settings.environment.scheduler.type != "temporal":
         return None, ""
@@ -96,7 +96,7 @@ async def _temporal(settings: Settings, opened: AsyncExitStack) -> tuple[Client 
     from ssmd.wiring import open_temporal
 
     try:
-        return (await opened.enter_async_context(open_temporal(settings))).client, ""
+        return await opened.enter_async_context(open_temporal(settings)), ""
     except SsmdError as error:
         why = str(error).partition(",")[0].partition(":")[0]
         return None, f"{why}: schedules ssmd-{settings.env}-* that it has stay; run `ssmd env teardown {settings.env}` again when it does"
