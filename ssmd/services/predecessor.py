@@ -18,7 +18,10 @@ _WINDOW = 2_000
 
 
 class Predecessor(NamedTuple):
-    """`dead` are epochs (hex) without a ``closed`` entry; `last_ns` the receive time of the last entry of the run that captured last."""
+    """`dead` are epochs (hex) without a ``closed`` entry; `last_ns` is when the run that captured last read its last frame.
+
+    Not when it said that it stopped: what was in the socket then nobody has read.
+    """
 
     dead: list[str]
     last_ns: int
@@ -65,7 +68,7 @@ async def _last_ns(journal: JournalReader, stream: Stream, epochs: dict[bytes, b
         found = 0
         async for records in journal.read(stream, start=start, end=end):
             for record in records:
-                if record.entry.epoch in epochs:
+                if record.entry.raw and record.entry.epoch in epochs:
                     found = record.entry.recv_ns
         if found:
             return found

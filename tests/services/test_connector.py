@@ -304,7 +304,7 @@ def test_a_successor_fences_the_first_and_speaks_for_it() -> None:
         assert gap.body.reason == "connector restarted"
         assert json.loads(gap.body.detail) == {"epoch": dead.epoch.hex()}
         assert json.loads(closed.body.detail)["epoch"] == dead.epoch.hex()
-        last = max(e.recv_ns for e in desk.entries if e.epoch == dead.epoch)
+        last = max(e.recv_ns for e in desk.entries if e.epoch == dead.epoch and e.raw)
         assert (gap.body.from_ns, gap.body.to_ns) == (last, lease.recv_ns)
         assert len(desk.controls("day_opened")) == 1
         desk.check_books(of_open_markets=True)
@@ -317,13 +317,14 @@ def test_a_run_after_a_clean_stop_tells_the_time_between() -> None:
         first = desk.connector()
         async with desk.running(first):
             await until(lambda: first.status.frames > 100)
-        stopped = desk.entries[-1].recv_ns
+        last = max(e.recv_ns for e in desk.entries if e.raw)
+        assert last < desk.entries[-1].recv_ns  # what was in the socket when it stopped
         await desk.capture()
         gaps = [e.body for e in desk.entries if isinstance(e.body, Gap)]
         assert gaps[0].reason == "connector was stopped"
-        assert gaps[0].from_ns == stopped
+        assert gaps[0].from_ns == last
         assert {g.channel for g in gaps[1:]} == {"orderbook_delta", "trade", "ticker", "market_lifecycle_v2"}
-        assert {g.from_ns for g in gaps[1:]} == {stopped}
+        assert {g.from_ns for g in gaps[1:]} == {last}
         desk.check_order()
         desk.check_books(of_open_markets=True)
 
@@ -543,7 +544,8 @@ def test_a_venue_that_is_not_there_is_waited_for() -> None:
 
 
 def entry(epoch: int, frame: int, body: Body, symbol: str = "", recv_ns: int = 1) -> Entry:
-    return Entry(body, "kalshi", symbol, bytes([epoch] * 16), frame, recv_ns, 0, recv_ns, 20260827)
+    raw = b"x" if isinstance(body, Unparsed) else b""
+    return Entry(body, "kalshi", symbol, bytes([epoch] * 16), frame, recv_ns, 0, recv_ns, 20260827, raw=raw)
 
 
 def opened(epoch: int, writer: str, recv_ns: int) -> Entry:
@@ -579,9 +581,10 @@ def test_a_predecessor_that_died_is_found_behind_what_others_wrote(monkeypatch: 
 
 
 def test_connections_that_were_closed_are_not_dead() -> None:
-    ended = entry(2, 1, Control("closed", detail="{}"), recv_ns=25)
-    assert find(opened(2, "us", 20), ended) == ([], 25)
-    assert find(opened(2, "us", 20), ended, opened(3, "us", 26)) == ([bytes([3] * 16).hex()], 26)
+    ended = entry(2, 2, Control("closed", detail="{}"), recv_ns=25)
+    assert find(opened(2, "us", 20), ended) == ([], 10)  # it read nothing
+    read = entry(2, 1, Unparsed("x"), recv_ns=24)
+    assert find(opened(2, "us", 20), read, ended, opened(3, "us", 26)) == ([bytes([3] * 16).hex()], 24)
 
 
 # -- lag -----------------------------------------------------------------------------------------------------------------

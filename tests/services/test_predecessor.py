@@ -42,7 +42,8 @@ class Runs:
 
     async def say(self, writer: EpochWriter, body: Control | Delta | Gap, symbol: str) -> int:
         self.now_ns += 1_000
-        (sequence,) = await self.journal.append(STREAM, [writer.entry(body, recv_ns=self.now_ns, symbol=symbol)])
+        raw = b"{}" if isinstance(body, Delta) else b""
+        (sequence,) = await self.journal.append(STREAM, [writer.entry(body, recv_ns=self.now_ns, symbol=symbol, raw=raw)])
         return sequence
 
     async def found(self) -> Predecessor:
@@ -73,9 +74,23 @@ def test_a_run_that_spoke_and_never_connected_is_the_last_word() -> None:
         await runs.begin(1)
         await runs.connect(2)
         second = await runs.begin(3)
+        held_ns = runs.now_ns
         await runs.say(second, Gap("connector restarted"), "")
         await runs.say(second, Control("closed", detail=_json(epoch=(bytes([2]) * 16).hex())), "")
-        assert await runs.found() == Predecessor([], runs.now_ns)
+        assert await runs.found() == Predecessor([], held_ns)  # nothing was read since
+
+    asyncio.run(story())
+
+
+def test_what_was_not_read_when_a_run_stopped_is_missing() -> None:
+    async def story() -> None:
+        runs = Runs()
+        run = await runs.begin(1)
+        connection = await runs.connect(2)
+        last_ns = runs.now_ns
+        await runs.say(run, Control("silence", detail=_json(expected=True)), f"silence-{NAME}")
+        await runs.say(connection, Control("closed", detail=_json(reason="stopped")), "")
+        assert await runs.found() == Predecessor([], last_ns)
 
     asyncio.run(story())
 
