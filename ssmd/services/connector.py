@@ -173,8 +173,10 @@ class Connector:
             await self._ledger.room()
 
     async def _tend(self) -> None:
-        """Let go of what is over, and say when silence is to be expected."""
+        """Let go of what is over, say when silence is to be expected, and turn the day, also while the venue is away."""
         while True:
+            if (now_ns := self._clock.wall_ns()) >= self._ledger.next_day_ns:
+                self._ledger.turn_day(now_ns)
             await self._roster.tend(self._leave)
             status, roster = self.status, self._roster
             status.symbols, status.silence, status.finalised = len(roster.captured), roster.silence, roster.finalised
