@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ssmd.commands.day_desk import Desk, at_desk, carried_out, check_workers, chosen_day, made, parts_of, rolled, running, taken, watched
+from ssmd.commands.day_desk import (
+    Desk,
+    at_desk,
+    carried_out,
+    check_workers,
+    chosen_day,
+    made,
+    parts_of,
+    rolled,
+    running,
+    taken,
+    taken_roll,
+    watched,
+)
 from ssmd.options import DURATION, configured, environment_argument, examples
 from ssmd.settings import Settings
 
@@ -172,10 +185,10 @@ def roll(ctx: click.Context, *, settings: Settings, output: str, why: str, durat
     check_workers(settings, {**venue, "duration": duration})
 
     async def work(desk: Desk) -> int:
-        old, new = await desk.operator.roll()
-        if desk.mine:
-            return await running(desk, venue, duration, lambda runner: runner.run(first=False))
-        return await rolled(desk, old, new)
+        if not desk.mine:
+            return await rolled(desk, *await desk.operator.roll())
+        await taken_roll(desk)
+        return await running(desk, venue, duration, lambda runner: runner.run(first=False))
 
     ctx.exit(asyncio.run(at_desk(settings, work, why)))
 

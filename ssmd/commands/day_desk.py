@@ -147,6 +147,15 @@ async def taken(desk: Desk, asking: Awaitable[date], wanted: date | None, state:
         return waiting[0]
 
 
+async def taken_roll(desk: Desk) -> date:
+    """The day that is rolled into, whoever was first to ask for it."""
+
+    async def ask() -> date:
+        return (await desk.operator.roll())[1]
+
+    return await taken(desk, ask(), desk.calendar.today(desk.clock.wall_ns()), "STARTING")
+
+
 async def made(desk: Desk, date: date) -> int:
     """Go on with a day that is made from a source."""
     from ssmd.day.backfill import backfilling, carry_out

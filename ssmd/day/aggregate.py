@@ -75,6 +75,7 @@ class TradingDay(Aggregate):
         self.begun: dict[str, int] = {}  # times that a step of this round was begun since it last ended
         self.done: dict[str, dict[str, Any]] = {}
         self.record = ""  # the object of the day's record
+        self.error = ""  # the kind of what it is ERROR or FAILED for
 
     class Created(Aggregate.Created):
         TOPIC: ClassVar[str] = "day.created"
@@ -100,6 +101,7 @@ class TradingDay(Aggregate):
         def apply(self, aggregate: Any) -> None:
             aggregate.state, aggregate.since_ns, aggregate.who, aggregate.why = self.to, self.at_ns, self.who, self.why
             aggregate.forced = aggregate.forced or self.forced
+            aggregate.error = str(self.result.get("error", "")) if self.to in {State.ERROR, State.FAILED} else ""
             if self.to in {State.STARTING, State.ENDING}:
                 aggregate.phase = "start" if self.to == State.STARTING else "end"
                 aggregate.round += 1

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from journal.clock import Clock, pause
-from journal.errors import CallerError, JournalUnavailable
+from journal.errors import CallerError, JournalUnavailable, VenueUnavailable
 from ssmd.day.activity import Processes, Step
 from ssmd.day.aggregate import State, TradingDay
 from ssmd.day.calendar import Calendar
@@ -33,6 +33,8 @@ from ssmd.settings import Settings
 TICK_S = 0.5
 # The wall clock may gain or lose this much on the monotonic one between two ticks before it is said to have jumped.
 JUMP_S = 5.0
+# A start that the venue was away for is asked for again after this long, then twice as long, up to the second.
+AGAIN_FIRST_S, AGAIN_MOST_S = 15, 300
 _T = TypeVar("_T")
 
 
@@ -74,6 +76,7 @@ class Runner:
         self.driver = EmbeddedDriver(register, parts.clock, who, tell)
         self._stop = asyncio.Event()
         self._states: dict[date, State] = {}
+        self._again_ns: dict[date, int] = {}  # when a day that the venue was away for is asked for again
         self._seen = -1  # last sequence of the days' stream that `_states` knows
         self._looked_ns = (0, 0)  # wall and monotonic, at the last tick
         self._told = ""
@@ -105,6 +108,7 @@ class Runner:
                     with suppress(CallerError):  # an operator was first
                         await self._register.move(move.day, move.to, who=WHO, why=f"{move.why}{jumped}")
                 first = False
+                await self._ask_again()
                 await self._look()
                 await self._carry_out_all()
                 syncing.look(max((d for d, s in self._states.items() if s is State.ACTIVE), default=None))
@@ -183,11 +187,25 @@ class Runner:
             if self._states.get(day) is State.COMPLETE:
                 continue
             found = await self._register.get(day)
+            self._again_ns.pop(day, None)
             if found.mode == "live":
                 self._states[day] = State(found.state)
+                if (found.state, found.phase, found.error) == (State.ERROR, "start", VenueUnavailable.__name__):
+                    wait_s = min(AGAIN_FIRST_S << min(found.round - 1, 10), AGAIN_MOST_S)
+                    self._again_ns[day] = found.since_ns + wait_s * 10**9
             else:  # whoever makes it afterwards carries it out, too
                 self._states.pop(day, None)
         self._seen = last
+
+    async def _ask_again(self) -> None:
+        """For today's day, where nothing but the venue was in its way: it begins when that is back."""
+        now_ns = self._clock.wall_ns()
+        today = self._calendar.today(now_ns)
+        if not 0 < self._again_ns.get(today, 0) <= now_ns or not self._calendar.open(now_ns):
+            return
+        with suppress(CallerError):  # an operator was first
+            why = "the venue was unavailable: asked for again"
+            await self._register.move(today, State.STARTING, who=WHO, why=why, kept=True)
 
     def _open(self) -> list[date]:
         return sorted(d for d, s in self._states.items() if s in {State.STARTING, State.ACTIVE, State.ENDING})
