@@ -20,6 +20,9 @@ VIOLATIONS = {
     "folds are pure": ("projections/projection.py", "import time"),
     "metadata and keys know nothing of the application": ("ssmd/keys/secret.py", "import ssmd.settings"),
     "commands are leaves": ("ssmd/services/lag.py", "import ssmd.commands.version"),
+    "commands are leaves: the gateway": ("ssmd/gateway/rates.py", "import ssmd.commands.version"),
+    "commands are leaves: Temporal": ("ssmd/temporal/orders.py", "import ssmd.commands.version"),
+    "Temporal's library is known to its driver and the composition root": ("ssmd/day/calendar.py", "import temporalio.client"),
     "keys are resolved in the composition root": ("ssmd/services/lag.py", "import ssmd.keys.resolve"),
 }
 
