@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 # Characters that move a terminal's cursor, colour it or write into its title: shown, not obeyed. What others wrote is in tables.
 _CONTROLS = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
 
-_WHOLE = {"symbol"}  # columns that are copied from a table into the next command
+_GAP = 2  # between two columns
+_WHOLE = {"symbol", "date", "state"}  # columns that are copied from a table into the next command
 
 # Fewest decimals (price, size) a venue itself shows; trailing zeros are trimmed down to them.
 LEAST_DECIMALS = {"kalshi": (4, 2)}
@@ -146,13 +147,35 @@ def _table(values: Sequence[Mapping[str, Any]], title: str) -> None:
         console.print(f"no {title or 'rows'}")
         return
     table = Table(title=title or None, header_style="bold", box=None, pad_edge=False)
-    for name, value in values[0].items():
+    cells = [[v if isinstance(v, Text) else Text(harmless(_cell(v))) for v in row.values()] for row in values]  # a Text has a colour
+    heads = [Text(harmless(name)) for name in values[0]]
+    columns = [[text.plain for text in column] for column in zip(heads, *cells, strict=True)]
+    kept = [n for n, name in enumerate(values[0]) if name in _WHOLE]
+    widths = _widths(columns, console.width - _GAP * (len(columns) - 1), kept)
+    for n, (name, value) in enumerate(values[0].items()):
         table.add_column(
-            Text(harmless(name)), justify="right" if isinstance(value, int) else "left", overflow="fold", no_wrap=name in _WHOLE
+            heads[n], justify="right" if isinstance(value, int) else "left", overflow="fold", no_wrap=name in _WHOLE, width=widths[n]
         )
-    for value in values:
-        table.add_row(*(v if isinstance(v, Text) else Text(harmless(_cell(v))) for v in value.values()))  # a Text has a colour
+    for row in cells:
+        table.add_row(*row)
     console.print(table)
+
+
+def _widths(columns: Sequence[Sequence[str]], room: int, kept: Sequence[int]) -> list[int | None]:
+    """Of columns wider than `room` characters together: `kept` ones and words stay whole while there is room; the widest give way."""
+    from rich.cells import cell_len
+
+    full = [max((cell_len(line) for text in column for line in text.split("\n")), default=0) for column in columns]
+    if sum(full) <= room:
+        return [None] * len(columns)
+    words = [max((cell_len(word) for text in column for word in text.split()), default=0) for column in columns]
+    widths = [full[n] if n in kept else words[n] for n in range(len(columns))]
+    others = [n for n in range(len(columns)) if n not in kept]
+    while others and sum(widths) > room and widths[widest := max(others, key=widths.__getitem__)] > 1:
+        widths[widest] -= 1
+    while sum(widths) < room:
+        widths[min((n for n in others if widths[n] < full[n]), key=lambda n: widths[n] / full[n])] += 1
+    return [max(1, width) for width in widths]
 
 
 class Meter(Protocol):

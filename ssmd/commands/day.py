@@ -46,7 +46,7 @@ def status(*, settings: Settings, output: str, watch: bool) -> None:
             lives = await runner_lives(settings, desk.clock)
             ill = await failing(desk.journal, settings.env, now_ns)
             rows = [line(d, now_ns, runner=lives, failing=ill) for d in days]
-            rows = [readable(r) for r in rows] if _is_table(output) else rows
+            rows = readable(rows) if _is_table(output) else rows
             render.rows(rows, "jsonl" if watch and output == "json" else output)
             if settings.environment.scheduler.type == "temporal":
                 await tell_temporal(desk, days)
@@ -71,7 +71,7 @@ def history(*, settings: Settings, output: str, limit: int) -> None:
 
         dates = (await desk.register.dates())[-limit:]
         rows = [brief(await desk.register.get(date), await facts(desk.journal, settings.env, date)) for date in dates]
-        render.rows([readable(r) for r in rows] if _is_table(output) else rows, output, title="days")
+        render.rows(readable(rows) if _is_table(output) else rows, output, title="days")
         return 0
 
     asyncio.run(at_desk(settings, work, take=False))
@@ -122,7 +122,11 @@ def schedule(*, settings: Settings, output: str, limit: int) -> None:
     from ssmd.moments import rfc3339
 
     rows = upcoming(Calendar(settings.environment.schedule), machine_clock().wall_ns(), limit)
-    render.rows([{"at": rfc3339(r["at_ns"]), **r} for r in rows], output, title="schedule")
+    if _is_table(output):
+        shown = [{"at": rfc3339(r["at_ns"]).partition(".")[0] + "Z", **{k: v for k, v in r.items() if k != "at_ns"}} for r in rows]
+    else:
+        shown = [{"at": rfc3339(r["at_ns"]), **r} for r in rows]
+    render.rows(shown, output, title="schedule")
 
 
 def _is_table(output: str) -> bool:

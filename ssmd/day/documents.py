@@ -56,8 +56,14 @@ def brief(day: TradingDay, facts: list[Fact]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def readable(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of `line` or `brief` for people: times to the second, steps counted, the beginning of a reason, whether there is a record."""
+def readable(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of `line` or `brief` for people, without columns that say nothing."""
+    shown = [_readable(row) for row in rows]
+    return [{name: value for name, value in row.items() if any(other[name] != "" for other in shown)} for row in shown]
+
+
+def _readable(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for people: times to the second, steps counted, the beginning of a reason, whether there is a record."""
     shown = {name: f"{len(v)} steps" if name == "done" else ", ".join(v) if name == "shards" else v for name, v in row.items()}
     for name in {"since", "active", "ended"} & shown.keys():
         shown[name] = str(shown[name]).partition(".")[0].replace("T", " ")

@@ -93,3 +93,34 @@ def test_names_of_columns_are_shown_and_not_obeyed(capsys: pytest.CaptureFixture
     assert "[/x]" in out
     assert "\\x1b[31mred" in out
     assert "[bold]no[/nothing]" in out
+
+
+@pytest.mark.parametrize("width", [70, 80, 120])
+def test_words_of_a_table_stay_whole_in_a_narrow_terminal(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    why = "every step of its start is done"
+    row = {
+        "date": "2026-11-22",
+        "state": "COMPLETE",
+        "since": "2026-11-22 20:55:56",
+        "by": "day start@vm:18881",
+        "why": why,
+        "mode": "live",
+        "for_s": 17,
+    }
+    render.rows([row], "table")
+    shown = capsys.readouterr().out
+    assert max(len(line) for line in shown.splitlines()) <= width
+    assert set(" ".join(str(v) for v in row.values()).split()) <= set(shown.split())
+
+
+def test_a_terminal_that_is_too_narrow_keeps_what_is_copied_from_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    render.rows([{"symbol": "KXGOLD15M-26AUG101800-00", "title": "unbreakable" * 3, "status": "settled"}], "table")
+    shown = capsys.readouterr().out
+    assert "KXGOLD15M-26AUG101800-00" in shown
+    assert max(len(line) for line in shown.splitlines()) <= 40

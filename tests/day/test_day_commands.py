@@ -199,7 +199,8 @@ def test_status_tells_processes_that_crash(tmp_path: Path) -> None:
         row = line(day, c.clock.wall_ns(), runner=True, failing=ill)
         check("day_status", [row])
         assert row["failing"] == ill[0]
-        assert readable(row)["failing"] == ill[0]
+        assert readable([row])[0]["failing"] == ill[0]
+        assert "forced" not in readable([row])[0]  # a column that says nothing
         assert await failing(c.journal, "local", c.clock.wall_ns() + 11 * 60 * 10**9) == []
 
     asyncio.run(run())
