@@ -9,11 +9,12 @@ that was subscribed, why, and where its last entry is. ``silence`` (control, on 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import suppress
 from typing import NamedTuple
 
 from journal.clock import Clock
-from journal.entry import Kind, Lifecycle, canonical_json, control
+from journal.entry import Gap, Kind, Lifecycle, canonical_json, control
 from journal.errors import SsmdError, StoreError
 from journal.market import Market
 from journal.protocols import JournalReader
@@ -28,7 +29,8 @@ _NEW = frozenset(("created", "activated"))
 _SETTLE_NS = 5 * 10**9  # of the machine's, after it was unsubscribed: what was on its way has come
 _RETRY_S = 5.0
 _NAMES = 500  # symbols of one ``chosen`` entry: about 20 kB
-_KINDS = (Kind.trade, Kind.book, Kind.delta, Kind.ticker, Kind.lifecycle, Kind.gap)
+_HEARD = (Kind.trade, Kind.book, Kind.delta, Kind.ticker, Kind.gap)  # lifecycle messages come of every market, also of others'
+_ENDED = frozenset(("closed", "determined", "settled"))
 
 
 class _Ending(NamedTuple):
@@ -109,11 +111,26 @@ class Roster:
     def _opened_ns(self, market: Market | None) -> int:
         """Since when a market that joins now was to be captured and was not: it opened while we ran and was learnt of too late; else 0.
 
-        One that waited until enough was traded is not late.
+        One that waited until enough was traded is not late. The first run of all owes nothing of what was open when it began; another goes
+        on with the capture, and what is before it its own gap says.
         """
-        if market is None or market.status != "active" or self._choice.selection.min_volume:
+        if market is None or market.status not in {"active", *_ENDED} or self._choice.selection.min_volume:
             return 0
-        return market.open_ns if self._begun_ns <= market.open_ns < self._clock.wall_ns() else 0
+        since_ns = max(market.open_ns, self._begun_ns) if self._ledger.before else market.open_ns
+        until_ns = min(market.close_ns or self._clock.wall_ns(), self._clock.wall_ns())
+        return since_ns if self._begun_ns <= since_ns < until_ns else 0
+
+    async def _missed(self, market: Market | None) -> None:
+        """Say of a market that opened and closed before we learnt of it that nobody has heard it."""
+        if market is None or market.status not in _ENDED or not self._choice.selection.covers(market):
+            return
+        since_ns = self._opened_ns(market)
+        if since_ns and not await self._last(market.symbol, _HEARD):
+            self._ledger.say(
+                Gap("not subscribed", from_ns=since_ns, to_ns=market.close_ns or self._clock.wall_ns()),
+                self._clock.wall_ns(),
+                market.symbol,
+            )
 
     async def follow(self) -> AsyncGenerator[dict[str, int], None]:
         """Markets that join because the security master has changed, each with the time since when it was to be heard (0: it is not late).
@@ -143,6 +160,9 @@ class Roster:
             fresh = self._enter([x for x in some if x.symbol not in self.captured and x.market and selection.begins(x.market)])
             for listed in some:
                 self._news(listed)
+                if listed.symbol not in self.captured:
+                    with suppress(StoreError):  # the journal is away: then nothing at all is captured, which has its own gap
+                        await self._missed(listed.market)
             if fresh:
                 markets = {x.symbol: x.market for x in some}
                 yield {symbol: self._opened_ns(markets[symbol]) for symbol in fresh}
@@ -199,9 +219,9 @@ class Roster:
             quiet: dict[str, object] = {"expected": bool(self.silence), "reason": self.silence}
             self._ledger.say(control("silence", quiet), self._clock.wall_ns(), f"silence-{self._ledger.writer}")
 
-    async def _last(self, symbol: str) -> int:
-        """Sequence of the market's last entry, 0 if it has none."""
-        found = [await self._journal.last(self._stream, self._stream.subject(self._feed, kind.name, symbol)) for kind in _KINDS]
+    async def _last(self, symbol: str, kinds: Iterable[Kind] = (*_HEARD, Kind.lifecycle)) -> int:
+        """Sequence of the market's last entry of `kinds`, 0 if it has none."""
+        found = [await self._journal.last(self._stream, self._stream.subject(self._feed, kind.name, symbol)) for kind in kinds]
         return max((record.sequence for record in found if record), default=0)
 
 

@@ -23,7 +23,7 @@ from exchanges.simulator.server import SimulatorServer
 from exchanges.simulator.synthetic import SyntheticFeed
 from journal.clock import WallClock
 from journal.day import DayRule
-from journal.entry import Control, Entry, Lifecycle
+from journal.entry import Control, Entry, Gap, Lifecycle
 from journal.errors import StorageError
 from journal.market import Market
 from journal.memory import MemoryJournal
@@ -265,5 +265,25 @@ def test_a_security_master_that_fails_does_not_end_the_capture_and_is_followed_a
                 await until(lambda: new.symbol in connector.roster)
                 await until(lambda: not connector.status.security_master)
                 assert connector.status.connections == 1
+
+    asyncio.run(scene())
+
+
+def test_a_market_that_was_over_before_we_learnt_of_it_has_a_gap_of_its_own(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with town(tmp_path, speed=1.0) as place:
+            connector = place.connector(Selection(series=(BTC,)))
+            async with running(connector.run()):
+                await until(lambda: connector.status.state == "capturing")
+                opened_ns = CLOCK.wall_ns()
+                await CLOCK.sleep(0.05)
+                closed_ns = CLOCK.wall_ns()
+                over = Market(symbol=f"{BTC}-OVER-1", series=BTC, status="settled", open_ns=opened_ns, close_ns=closed_ns)
+                before = Market(symbol=f"{BTC}-BEFORE-1", series=BTC, status="settled", open_ns=1, close_ns=2)
+                others = Market(symbol="KXSIMNONE-1", series="KXSIMNONE", status="settled", open_ns=opened_ns, close_ns=closed_ns)
+                await import_markets(ledger_of(place.journal, tmp_path, CLOCK), CLOCK, [before, others, over], Silent())
+                await until(lambda: any(e.symbol == over.symbol for e in place.entries))
+            gaps = {e.symbol: e.body for e in place.entries if isinstance(e.body, Gap) and e.symbol}
+            assert gaps == {over.symbol: Gap("not subscribed", from_ns=opened_ns, to_ns=closed_ns)}
 
     asyncio.run(scene())
