@@ -7,7 +7,7 @@ re-normalising a raw archive all call the same adapter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -46,6 +46,11 @@ class Adapter(Protocol):
     @property
     def missing_since_ns(self) -> int:
         """Since when data is missing of a channel that is not subscribed yet, or no longer; 0: of none. Asked when the connection ends."""
+        ...
+
+    @property
+    def late(self) -> Mapping[str, int]:
+        """Markets that were subscribed with a `since_ns` of which no gap says so yet. Asked when the connection ends."""
         ...
 
     def opened(self, recv_ns: int) -> Output:

@@ -15,7 +15,7 @@ mean that the recorder had reconnected: a gap, after which the books wait for th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -88,6 +88,14 @@ class KalshiAdapter:
     def missing_since_ns(self) -> int:
         return min((channel.since_ns for channel in self._channels.values() if channel.since_ns), default=0)
 
+    @property
+    def late(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for channel in self._channels.values():
+            for symbol, since_ns in channel.late.items():
+                found[symbol] = min(since_ns, found.get(symbol, since_ns))
+        return found
+
     def opened(self, recv_ns: int) -> Output:
         draft = Draft(recv_ns)
         if self._live:
@@ -139,8 +147,10 @@ class KalshiAdapter:
         for channel in self._channels.values():
             if channel.name in UNFILTERED or not self._live:
                 continue
+            if since_ns:
+                channel.late.update(dict.fromkeys(symbols, since_ns))
             if channel.sid:
-                self._add(channel, draft, since_ns)
+                self._add(channel, draft)
             elif not channel.busy:
                 self._start(channel, draft)
         return draft.output()
@@ -157,6 +167,8 @@ class KalshiAdapter:
             if channel.name in UNFILTERED or not channel.sid or not gone:
                 continue
             channel.asked.difference_update(gone)
+            for symbol in gone:
+                channel.late.pop(symbol, None)
             if channel.name == BOOKS:
                 for symbol in gone:  # a book that nobody follows any more is not a valid one
                     draft.own(Gap("unsubscribed", BOOKS, from_ns=now_ns, to_ns=now_ns), symbol=symbol, sid=channel.sid)
@@ -214,6 +226,7 @@ class KalshiAdapter:
         channel.sid = sid
         if channel.since_ns:
             draft.own(Gap("not subscribed", name, from_ns=channel.since_ns, to_ns=draft.now_ns), sid=sid)
+        self._late(channel.asked, channel, draft)  # before their snapshots
         return channel
 
     def _gap(self, channel: Channel | None, sid: int, gap: Gap, draft: Draft, symbol: str = "") -> None:
@@ -263,8 +276,8 @@ class KalshiAdapter:
         if command.kind == "subscribe":
             self._add(channel, draft)
             channel.since_ns = 0
-        elif command.since_ns and channel.name != BOOKS:
-            self._late(command, channel, draft)
+        elif channel.name != BOOKS:
+            self._late(command.symbols, channel, draft)
 
     def _refused(self, reply: Reply, command: Command | None, channel: Channel | None, draft: Draft) -> None:
         code = reply.code
@@ -310,7 +323,7 @@ class KalshiAdapter:
             self._send(Command("subscribe", command.channel, command.symbols[:middle]), draft)
             return  # the rest is added when that is acknowledged
         for half in (command.symbols[:middle], command.symbols[middle:]):
-            self._send(Command(command.kind, command.channel, half, since_ns=command.since_ns), draft)
+            self._send(Command(command.kind, command.channel, half), draft)
 
     def _close(self, channel: Channel, sid: int, draft: Draft) -> None:
         """A subscription is over; if it was the channel's, the channel begins anew with what is wanted."""
@@ -382,18 +395,20 @@ class KalshiAdapter:
             channel.asked = set(first)
             self._send(Command("subscribe", channel.name, first), draft)
 
-    def _add(self, channel: Channel, draft: Draft, since_ns: int = 0) -> None:
+    def _add(self, channel: Channel, draft: Draft) -> None:
         for chunk in commands.chunks([s for s in self._wanted if s not in channel.asked] if channel.name not in UNFILTERED else ()):
             channel.asked.update(chunk)
-            command = Command("add_markets", channel.name, chunk, since_ns=channel.since_ns or since_ns)
-            self._send(command, draft)
-            if command.since_ns and channel.name == BOOKS:  # now: after its snapshot a gap would make the book stale again
-                self._late(command, channel, draft)
+            if channel.since_ns:  # markets beyond the first chunk come later than their channel: the outage is longer for them
+                channel.late = dict.fromkeys(chunk, channel.since_ns) | channel.late
+            self._send(Command("add_markets", channel.name, chunk), draft)
+            if channel.name == BOOKS:  # now: after its snapshot a gap would make the book stale again
+                self._late(chunk, channel, draft)
 
-    def _late(self, command: Command, channel: Channel, draft: Draft) -> None:
-        """Markets beyond the first chunk came later than their channel: the outage is longer for them."""
-        for symbol in command.symbols:
-            draft.own(Gap("not subscribed", channel.name, from_ns=command.since_ns, to_ns=draft.now_ns), symbol=symbol, sid=channel.sid)
+    def _late(self, symbols: Iterable[str], channel: Channel, draft: Draft) -> None:
+        """Say of what `symbols` are missing until now."""
+        for symbol in symbols:
+            if since_ns := channel.late.pop(symbol, 0):
+                draft.own(Gap("not subscribed", channel.name, from_ns=since_ns, to_ns=draft.now_ns), symbol=symbol, sid=channel.sid)
 
     def _send(self, command: Command, draft: Draft) -> None:
         sid = self._channels[command.channel].sid

@@ -41,6 +41,7 @@ class Channel:
     last_ns: int = 0  # receive time of its last frame
     busy: bool = False  # a subscribe is on its way
     asked: set[str] = field(default_factory=set)
+    late: dict[str, int] = field(default_factory=dict)  # market -> it is missing from here, until a gap says so
     deaths: int = 0
     full: bool = False  # one more market was refused (error 26)
 
@@ -58,7 +59,6 @@ class Command:
     channel: str
     symbols: tuple[str, ...] = ()
     sid: int = 0  # of the subscription it was sent for
-    since_ns: int = 0  # of an add_markets: these markets are missing from here
     due_ns: int = 0
     tries: int = 1
 

@@ -28,8 +28,6 @@ CHANNELS = {
     "orderbook_delta": BOOKS, "orderbook_snapshot": BOOKS, "trade": "trade", "ticker": "ticker",
     "market_lifecycle_v2": "market_lifecycle_v2", "event_lifecycle": "market_lifecycle_v2",
 }  # fmt: skip
-# Of the machine's: a market that opened in an outage is asked for when it is over, and has nobody until the answer is here.
-LATE_NS = 10**9
 _MOST = 10  # findings of one kind that are told
 
 
@@ -124,18 +122,12 @@ class Comparison:
     """Every message that was sent, by what became of it."""
 
     def __init__(self) -> None:
-        self.sent = self.stored = self.in_gaps = self.unheard = self.late = 0
+        self.sent = self.stored = self.in_gaps = self.unheard = 0
         self.lost: list[str] = []
         self.strange: list[str] = []
         self.first: dict[str, bool | None] = {}  # market of the series -> its first message is journalled; None: it is in a gap
 
-    def compare(self, logs: Iterable[Path], journalled: Journalled, *, until_ns: int, late_ns: int = 0) -> None:
-        """What markets that nobody knew of said within `late_ns` of an outage's end is late, not lost."""
-        ends = [gap.to_ns for gap in journalled.gaps if not gap.symbol]
-
-        def soon(when_ns: int) -> bool:
-            return any(end < when_ns <= end + late_ns for end in ends)
-
+    def compare(self, logs: Iterable[Path], journalled: Journalled, *, until_ns: int) -> None:
         connections: list[_Connection] = []
         silent: list[tuple[int, str, str]] = []
         opening: dict[str, tuple[_Connection | None, int]] = {}  # market -> its first change: connection and number
@@ -155,7 +147,6 @@ class Comparison:
                 if at[1] == BOOKS and at[2].startswith(SERIES) and sent.data.startswith(b'{"type":"orderbook_delta"'):
                     opening.setdefault(at[2], (conn, len(conn.hashes) - 1 if conn else len(silent) - 1))
         connections.sort(key=lambda c: c.first_ns)
-        ends += [conn.first_ns for conn in connections]  # the first of all has no gap before it
         stored = self._match(connections, journalled)
         begun_ns = connections[0].first_ns if connections else 0
         for number, conn in enumerate(connections):
@@ -164,20 +155,14 @@ class Comparison:
         for when_ns, channel, symbol in silent:
             if channel and begun_ns <= when_ns < until_ns:
                 self.unheard += 1
-                if covered(journalled.gaps, when_ns, channel, symbol):
-                    continue
-                if soon(when_ns):
-                    self.late += 1
-                else:
+                if not covered(journalled.gaps, when_ns, channel, symbol):
                     self.lost.append(f"nobody was subscribed to {symbol or channel} at {when_ns}")
         numbers = {id(c): n for n, c in enumerate(connections)}
         for symbol, (conn_, at_) in opening.items():
             when_ns = (conn_.frames if conn_ else silent)[at_][0]
             if begun_ns <= when_ns < until_ns:
                 heard = conn_ is not None and at_ < stored.get(numbers[id(conn_)], (0, 0))[0]
-                excused = not heard and (
-                    (not conn_ and soon(when_ns)) or covered(journalled.gaps, when_ns, BOOKS, symbol, _last(stored, numbers, conn_))
-                )
+                excused = not heard and covered(journalled.gaps, when_ns, BOOKS, symbol, _last(stored, numbers, conn_))
                 self.first[symbol] = None if excused else heard
 
     def _match(self, connections: list[_Connection], journalled: Journalled) -> dict[int, tuple[int, int]]:
@@ -241,7 +226,7 @@ async def examine(rehearsal: Rehearsal, journal: Journal, storage: Storage, tell
     await journalled.read(journal, stream)
     tell("comparing it with what was sent")
     comparison = Comparison()
-    comparison.compare(rehearsal.sent.glob("*.jsonl"), journalled, until_ns=rehearsal.over_ns, late_ns=plan.speed * LATE_NS)
+    comparison.compare(rehearsal.sent.glob("*.jsonl"), journalled, until_ns=rehearsal.over_ns)
     known = await register.dates()
     rows = []
     for day in plan.dates:
@@ -256,8 +241,7 @@ async def examine(rehearsal: Rehearsal, journal: Journal, storage: Storage, tell
         "kills": [k._asdict() for k in rehearsal.kills],
         "frames": {
             "sent": comparison.sent, "journalled": comparison.stored, "in_gaps": comparison.in_gaps,
-            "unheard_in_gaps": comparison.unheard - comparison.late - sum(x.startswith("nobody") for x in comparison.lost),
-            "late": comparison.late,
+            "unheard_in_gaps": comparison.unheard - sum(x.startswith("nobody") for x in comparison.lost),
             "lost": len(comparison.lost),
         },
         "markets": {
@@ -347,8 +331,7 @@ def _checks(
     yield _check("entries", wrong, f"{sum(journalled.entries.values())}, each once, in one day, and archived there")
     yield _check(
         "frames", comparison.strange + comparison.lost,
-        f"{comparison.stored} of {comparison.sent} sent are journalled, in order; {comparison.in_gaps} are in gaps; "
-        f"{comparison.late} came too soon after one",
+        f"{comparison.stored} of {comparison.sent} sent are journalled, in order; {comparison.in_gaps} are in gaps",
     )  # fmt: skip
     missed = [f"{symbol} opened unheard" for symbol, heard in comparison.first.items() if heard is False]
     if not comparison.first:

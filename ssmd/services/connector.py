@@ -110,6 +110,7 @@ class Connector:
         self._wake = asyncio.Event()  # the open connection has something to send
         self._open = False
         self._since_ns = 0  # data is missing from here; 0: nothing is known to be
+        self._late: dict[str, int] = {}  # markets that no connection has said to be missing from then on
 
     @property
     def roster(self) -> Captured:
@@ -187,8 +188,13 @@ class Connector:
 
     def _join(self, fresh: dict[str, int]) -> None:
         self.status.symbols = len(self._roster.captured)
-        if not self._open:
-            return
+        if self._open:
+            self._subscribe(fresh)
+        else:
+            self._late |= {symbol: since_ns for symbol, since_ns in fresh.items() if since_ns}
+
+    def _subscribe(self, fresh: dict[str, int]) -> None:
+        """Markets, each with the time since when it is missing, or 0."""
         for since_ns in sorted(set(fresh.values())):
             now_ns, symbols = self._clock.wall_ns(), [s for s, since in fresh.items() if since == since_ns]
             self._keep(self._adapter.subscribe(symbols, now_ns, since_ns=since_ns), b"", now_ns, self._clock.mono_ns())
@@ -220,6 +226,8 @@ class Connector:
         try:
             self._keep(adapter.opened(now_ns), b"", now_ns, mono_ns)
             self._open = True
+            late, self._late = self._late, {}
+            self._subscribe({symbol: since_ns for symbol, since_ns in late.items() if symbol in self._roster.captured})
             await self._send(connection)
             tasks = [asyncio.create_task(part(connection, adapter)) for part in (self._read, self._tick, self._push)]
             await self._first_end([*tasks, *following])
@@ -237,6 +245,7 @@ class Connector:
             if not self._ledger.failed:
                 self._note(control("closed", {"reason": reason}), clock.wall_ns(), "")
             self._since_ns = adapter.missing_since_ns or status.last_frame_ns or self._since_ns
+            self._late |= adapter.late
             await connection.close()
         status.state, status.message = "waiting", reason
         if clock.mono_ns() - mono_ns > _GOOD_NS:
@@ -287,7 +296,7 @@ class Connector:
         """Post an output's entries, in order, and take its commands. Raises what it asks for."""
         if recv_ns >= self._ledger.next_day_ns:
             self._ledger.turn_day(recv_ns)
-        fresh: list[str] = []
+        fresh: dict[str, int] = {}
         for item in output.items:
             entry = self._connection.entry(
                 item.body, recv_ns=recv_ns, mono_ns=mono_ns, symbol=item.symbol, venue_ns=item.venue_ns, venue_seq=item.venue_seq,
@@ -302,12 +311,12 @@ class Connector:
                 self.status.unparsed += 1
             elif isinstance(body, Gap):
                 self.status.gaps += 1
-            elif isinstance(body, Lifecycle) and self._roster.announced(item.symbol, body, recv_ns):
-                fresh.append(item.symbol)
+            elif isinstance(body, Lifecycle) and (since_ns := self._roster.announced(item.symbol, body, recv_ns)) is not None:
+                fresh[item.symbol] = since_ns
         self._outbox += output.send
         if fresh:
             self.status.symbols = len(self._roster.captured)
-            self._keep(self._adapter.subscribe(fresh, recv_ns), b"", recv_ns, mono_ns)
+            self._subscribe(fresh)
         if output.error:
             raise VenueRefused(output.error)
         if output.reconnect:

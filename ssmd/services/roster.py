@@ -98,27 +98,31 @@ class Roster:
             self._say_chosen(fresh)
         return fresh
 
-    def announced(self, symbol: str, body: Lifecycle, now_ns: int) -> bool:
-        """The venue's message about a market: whether it joins."""
+    def announced(self, symbol: str, body: Lifecycle, now_ns: int) -> int | None:
+        """The venue's message about a market: since when one that joins was to be heard, 0 where it is not late; None of others."""
         captured = self.captured
         captured.told(symbol, body.status, now_ns)
         if body.event not in _NEW or symbol in captured or not self._choice.selection.matches(symbol, body.status or "pending"):
-            return False
+            return None
         captured.join(symbol, body.status or "pending", body.open_ns)
         self._say_chosen([symbol])
-        return True
+        return self._since_ns(body.open_ns, body.close_ns, now_ns)
 
     def _opened_ns(self, market: Market | None) -> int:
         """Since when a market that joins now was to be captured and was not: it opened while we ran and was learnt of too late; else 0.
 
+        Its time says so: the venue may not yet have said that it is open.
+
         One that waited until enough was traded is not late. The first run of all owes nothing of what was open when it began; another goes
         on with the capture, and what is before it its own gap says.
         """
-        if market is None or market.status not in {"active", *_ENDED} or self._choice.selection.min_volume:
+        if market is None or self._choice.selection.min_volume:
             return 0
-        since_ns = max(market.open_ns, self._begun_ns) if self._ledger.before else market.open_ns
-        until_ns = min(market.close_ns or self._clock.wall_ns(), self._clock.wall_ns())
-        return since_ns if self._begun_ns <= since_ns < until_ns else 0
+        return self._since_ns(market.open_ns, market.close_ns, self._clock.wall_ns())
+
+    def _since_ns(self, open_ns: int, close_ns: int, now_ns: int) -> int:
+        since_ns = max(open_ns, self._begun_ns) if self._ledger.before else open_ns
+        return since_ns if self._begun_ns <= since_ns < min(close_ns or now_ns, now_ns) else 0
 
     async def _missed(self, market: Market | None) -> None:
         """Say of a market that opened and closed before we learnt of it that nobody has heard it."""

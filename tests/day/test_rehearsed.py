@@ -31,9 +31,7 @@ def entry(raw: bytes, number: int, seconds: float, body: Control | Gap | None = 
     return Entry(body or Control("x"), "kalshi", "", epoch, number, at_ns, at_ns, at_ns, RULE.day_of(at_ns), raw=raw)
 
 
-def compared(
-    tmp_path: Path, entries: Sequence[Entry], sent: Sequence[tuple[float, int, bytes]], *, late_ns: int = 0
-) -> tuple[Journalled, Comparison]:
+def compared(tmp_path: Path, entries: Sequence[Entry], sent: Sequence[tuple[float, int, bytes]]) -> tuple[Journalled, Comparison]:
     """`sent`: seconds, connection, frame."""
     log = tmp_path / "1.jsonl"
     log.write_text(
@@ -52,7 +50,7 @@ def compared(
         for one in entries:
             await journal.append(STREAM, [one])
         await journalled.read(journal, STREAM)
-        comparison.compare([log], journalled, until_ns=START_NS + 1_000 * SECOND, late_ns=late_ns)
+        comparison.compare([log], journalled, until_ns=START_NS + 1_000 * SECOND)
         return journalled, comparison
 
     return asyncio.run(run())
@@ -97,15 +95,6 @@ def test_a_market_that_opened_unheard_is_missed(tmp_path: Path) -> None:
     _, found = compared(tmp_path, [*entries, entry(b"", 9, 11, gap)], [*SENT, *unheard])
     assert found.first == {MARKET: True, late: None}
     assert found.lost == []
-
-
-def test_what_nobody_knew_of_is_late_for_a_second_after_an_outage_and_then_lost(tmp_path: Path) -> None:
-    late = MARKET.replace("15-15", "30-30")
-    frame = b'{"type":"orderbook_delta","msg":{"market_ticker":"%b"}}' % late.encode()
-    gap = Gap("down", from_ns=START_NS + 7 * SECOND, to_ns=START_NS + 8 * SECOND)
-    entries = [*(entry(raw, n, s + 0.1) for n, (s, _, raw) in enumerate(SENT)), entry(b"", 9, 8, gap)]
-    _, found = compared(tmp_path, entries, [*SENT, (8.5, 0, frame), (9.5, 0, frame)], late_ns=SECOND)
-    assert (found.late, len(found.lost), found.first[late]) == (1, 1, None)
 
 
 def test_two_connections_are_told_apart(tmp_path: Path) -> None:

@@ -302,6 +302,21 @@ def test_a_market_that_was_to_be_heard_before_it_was_known_has_a_gap_and_its_nei
     assert own(talk.did(talk.adapter.subscribe(["C"], talk.now)), Gap) == []
 
 
+def test_what_a_late_market_lacks_is_said_when_its_channel_begins_to_live_or_by_the_next_connection() -> None:
+    talk = Talk("A", channels=("orderbook_delta", "trade"))
+    talk.did(talk.adapter.opened(T))
+    assert own(talk.did(talk.adapter.subscribe(["A", "B"], T, since_ns=T - SECOND)), Gap) == []  # nothing is acknowledged yet
+    assert talk.adapter.late == {"A": T - SECOND, "B": T - SECOND}
+    books = own(talk.subscribed(), Gap)
+    assert [(g.symbol, g.body.channel, g.body.from_ns) for g in books] == [(s, "orderbook_delta", T - SECOND) for s in "AB"]
+    trades = own(talk.subscribed("trade", 2), Gap)
+    assert [(g.symbol, g.body.channel, g.body.from_ns) for g in trades] == [("A", "trade", T - SECOND)]
+    assert talk.adapter.late == {"B": T - SECOND}  # its trades: asked for, not acknowledged; the connection may end here
+    added = next(c["id"] for c in reversed(talk.sent) if c["params"].get("action") == "add_markets" and c["params"]["sids"] == [2])
+    (last,) = own(talk.says("ok", {"market_tickers": ["A", "B"]}, sid=2, number=added), Gap)
+    assert (last.symbol, last.body.channel, talk.adapter.late) == ("B", "trade", {})
+
+
 @pytest.mark.parametrize(("pace", "patient"), [(1.0, False), (1440.0, True)])
 def test_patience_is_of_the_machine_s_time(pace: float, patient: bool) -> None:
     talk = Talk("A", pace=pace)
