@@ -287,3 +287,21 @@ def test_a_market_that_was_over_before_we_learnt_of_it_has_a_gap_of_its_own(tmp_
             assert gaps == {over.symbol: Gap("not subscribed", from_ns=opened_ns, to_ns=closed_ns)}
 
     asyncio.run(scene())
+
+
+def test_a_market_whose_time_had_come_before_we_learnt_of_it_has_a_gap_though_nobody_said_that_it_is_open(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with town(tmp_path, speed=1.0) as place:
+            connector = place.connector(Selection(series=(BTC,)))
+            async with running(connector.run()):
+                await until(lambda: connector.status.state == "capturing")
+                opened_ns, far_ns = CLOCK.wall_ns(), CLOCK.wall_ns() + 3_600 * 10**9
+                late = Market(symbol=f"{BTC}-LATE-1", series=BTC, status="pending", open_ns=opened_ns, close_ns=far_ns)
+                early = Market(symbol=f"{BTC}-EARLY-1", series=BTC, status="pending", open_ns=far_ns - 1, close_ns=far_ns)
+                await import_markets(ledger_of(place.journal, tmp_path, CLOCK), CLOCK, [early, late], Silent())
+                await until(lambda: {late.symbol, early.symbol} <= set(connector.roster))
+                await until(lambda: any(isinstance(e.body, Gap) and e.symbol for e in place.entries))
+            gaps = [(e.symbol, e.body.from_ns) for e in place.entries if isinstance(e.body, Gap) and e.symbol]
+            assert set(gaps) == {(late.symbol, opened_ns)}
+
+    asyncio.run(scene())
