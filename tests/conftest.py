@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 ASKED = frozenset(filter(None, os.environ.get("SSMD_TEST", "").split(",")))
-SUITES = ("data", "chaos", "npm", "vault", "promtool", "chromium")
+SUITES = ("data", "chaos", "npm", "vault", "promtool", "chromium", "rehearsal")
 
 # Where a change is judged (CI) the examples are the same each time; where it is made they are drawn anew, and explore.
 settings.register_profile(

@@ -12,7 +12,7 @@ import pytest
 
 from tests.rehearsals import rehearsed
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.rehearsal, pytest.mark.timeout(900)]
 DAYS = 2
 SPEED = 1_440  # a day in a minute
 KILLS = 10
