@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from journal import market as definition
-from journal.entry import Lifecycle
-
-
-class Market(NamedTuple):
-    """A market's definition as the venue's REST gives it, in the form of its journal entry."""
-
-    symbol: str
-    body: Lifecycle
-    price_exponent: int
-    size_exponent: int
-
-
-class MarketSource(Protocol):
-    def markets(self, *, series: Iterable[str] = (), tickers: Sequence[str] = (), everything: bool = False) -> AsyncIterator[list[Market]]:
-        """Pages of markets: `tickers` in any state, the open ones of each of `series`, or all open ones.
-
-        Raises `VenueRefused`, or `VenueUnavailable` after several tries.
-        """
-        ...
 
 
 class DefinitionPage(NamedTuple):

@@ -38,7 +38,7 @@ class VenueAccess:
     older_signer: Any = None
 
     def rest(self, clock: Clock, rng: random.Random) -> Any:
-        """The venue's REST, asked as often as the feed allows: a MarketSource and a DefinitionSource."""
+        """The venue's REST, asked as often as the feed allows: a DefinitionSource."""
         bucket = TokenBucket(clock, self.limit.requests, self.limit.per_s) if self.limit else None
         return load(self.parts.rest)(self.rest_url, clock, rng, limit=bucket)
 

@@ -1,7 +1,7 @@
-"""Kalshi's public REST: which markets there are and what state they and the exchange are in.
+"""Kalshi's public REST: which markets there are (`listing` knows what is asked) and what state the exchange is in.
 
-Requests and answers are plain functions; `KalshiRest` adds the waiting. GETs of market data need no key and cost no tokens, so nothing here
-is signed. Books are not read this way: the venue's CDN caches them for up to 15 s.
+GETs of market data need no key and cost no tokens, so nothing here is signed. Books are not read this way: the venue's CDN caches them for
+up to 15 s.
 """
 
 from __future__ import annotations
@@ -11,104 +11,37 @@ import random
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from http.client import HTTPException
 from typing import IO, Any, NamedTuple
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 
 from exchanges.backoff import Backoff
 from exchanges.bucket import TokenBucket
 from exchanges.kalshi import listing
-from exchanges.kalshi.cents import settlement
-from exchanges.kalshi.definitions import VENUE_STATUS
 from exchanges.kalshi.listing import AnswerTooLarge
-from exchanges.kalshi.numbers import PRICE_EXPONENT, SECOND_NS, SIZE_EXPONENT, BadFrame, instant_ns
-from exchanges.markets import DefinitionPage, Market
+from exchanges.kalshi.numbers import SECOND_NS, BadFrame, instant_ns
+from exchanges.markets import DefinitionPage
 from exchanges.proxies import is_direct
 from journal.clock import Clock
-from journal.entry import Lifecycle, canonical_json
 from journal.errors import CallerError, VenueRefused, VenueUnavailable
 
-PAGE = 1_000  # markets of one answer, the venue's most
-MAX_PAGES = 1_000  # of one list: a million markets, about 200 MB of symbols
-TICKERS = 100  # of one query: about 3 kB of URL
 TIMEOUT_S = 15.0  # of silence
 ANSWER_S = 60.0  # of an answer that trickles; /series is 20 MB
 MAX_ANSWER_BYTES = 32 << 20  # a page of 1,000 markets with their rules is about 3 MB
 MAX_TRIES = 6  # about 15 s of waiting in all
-STATUS: dict[str, str] = {**VENUE_STATUS, "unopened": "pending", "open": "active", "settled": "settled"}  # the names of queries too
-_KEPT = (
-    "event_ticker", "market_type", "title", "yes_sub_title", "no_sub_title", "price_level_structure", "price_ranges", "strike_type",
-    "floor_strike", "cap_strike", "exchange_index", "can_close_early", "expected_expiration_time", "notional_value_dollars",
-)  # fmt: skip
 _ANY = msgspec.json.Decoder(float_hook=str)
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "ssmd"}
 
 Answer = tuple[int, bytes]
 
 
-class Page(NamedTuple):
-    markets: list[Market]
-    cursor: str  # "" on the last page
-
-
 class ExchangeStatus(NamedTuple):
     exchange_active: bool
     trading_active: bool
     resumes_ns: int  # 0: not said
-
-
-def markets_path(*, cursor: str = "", series: str = "", tickers: Sequence[str] = (), status: str = "", limit: int = PAGE) -> str:
-    """Path and query of one page of ``/markets``. `status` is a query name: open, closed, settled, unopened."""
-    query = {"limit": str(limit)}
-    if tickers:
-        query["tickers"] = ",".join(tickers)
-    if series:
-        query["series_ticker"] = series
-    if status:
-        query["status"] = status
-    if not tickers and not series:
-        query["mve_filter"] = "exclude"  # combinations: millions, and not what "all open" means
-    if cursor:
-        query["cursor"] = cursor
-    return f"/markets?{urlencode(query)}"
-
-
-def parse_markets(body: bytes) -> Page:
-    """Raises `VenueUnavailable` for what is not a page of markets (a proxy's error page, a cut answer)."""
-    answer = _object(body, "/markets")
-    found = answer.get("markets")
-    if not isinstance(found, list):
-        raise VenueUnavailable("/markets answered without a list of markets")
-    cursor = answer.get("cursor") or ""
-    if not isinstance(cursor, str):
-        raise VenueUnavailable("/markets answered with a cursor that is not text")
-    return Page([market for record in found if (market := parse_market(record)) is not None], cursor)
-
-
-def parse_market(record: Any) -> Market | None:
-    """The definition in one market object of any era; None for what has no ticker."""
-    if not isinstance(record, dict) or not isinstance(record.get("ticker"), str) or not 0 < len(record["ticker"]) <= 200:
-        return None
-    status = STATUS.get(str(record.get("status")), "")
-    detail = {name: record[name] for name in _KEPT if record.get(name) not in (None, "")}
-    detail["status"] = record.get("status")
-    value = record.get("settlement_value_dollars")
-    if value is None:
-        value = record.get("settlement_value")
-    body = Lifecycle(
-        "rest",
-        status,
-        open_ns=_time(record, "open_time"),
-        close_ns=_time(record, "close_time"),
-        settled_ns=_time(record, "settlement_ts"),
-        settlement_value=_lenient(value),
-        result=record["result"] if isinstance(record.get("result"), str) else "",
-        detail=canonical_json(detail).decode(),
-    )
-    return Market(record["ticker"], body, PRICE_EXPONENT, SIZE_EXPONENT)
 
 
 def parse_status(body: bytes) -> ExchangeStatus:
@@ -149,13 +82,6 @@ def _time(record: Mapping[str, Any], name: str) -> int:
         return instant_ns(value) if isinstance(value, str) else 0
     except BadFrame:
         return 0
-
-
-def _lenient(value: object) -> int | None:
-    try:
-        return settlement(value)
-    except BadFrame:
-        return None
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -213,40 +139,6 @@ class KalshiRest:
         self._get = get
         self._limit = limit
         self._facts = listing.Facts(self._answer)
-
-    async def status(self) -> ExchangeStatus:
-        return parse_status(await self._answer("/exchange/status"))
-
-    async def markets(
-        self, *, series: Iterable[str] = (), tickers: Sequence[str] = (), everything: bool = False
-    ) -> AsyncIterator[list[Market]]:
-        """Pages of markets: those of `tickers` in any state, the open and announced ones of each of `series`, or all of these.
-
-        Raises `VenueRefused` or, after several tries, `VenueUnavailable`.
-        """
-        for at in range(0, len(tickers), TICKERS):
-            async for page in self._pages(tickers=tickers[at : at + TICKERS]):
-                yield page
-        for name in (*series, *([""] if everything else [])):
-            # One status a call. A market announced while nobody listened is known only from here.
-            for status in ("unopened", "open"):
-                async for page in self._pages(series=name, status=status):
-                    yield page
-
-    async def _pages(self, *, series: str = "", tickers: Sequence[str] = (), status: str = "") -> AsyncIterator[list[Market]]:
-        cursor = ""
-        seen: set[str] = set()  # one cursor a page
-        for _ in range(MAX_PAGES):
-            page = parse_markets(await self._answer(markets_path(cursor=cursor, series=series, tickers=tickers, status=status)))
-            if page.markets:
-                yield page.markets
-            cursor = page.cursor
-            if not cursor:
-                return
-            if cursor in seen:
-                raise VenueUnavailable("/markets repeats a page: the same cursor came twice; the list would never end")
-            seen.add(cursor)
-        raise VenueRefused(f"{self._url}/markets does not end within {MAX_PAGES} pages; check the feed's REST URL, or name --series")
 
     def definitions(self, *, series: Sequence[str] = (), since_ns: int = 0, cursor: str = "") -> AsyncIterator[DefinitionPage]:
         """As `exchanges.markets.DefinitionSource`; see `listing` for what is asked."""

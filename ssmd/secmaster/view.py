@@ -287,11 +287,6 @@ class View:
         return next((int(value) for (value,) in self.query("SELECT value FROM meta WHERE name = ?", [f"told.{stream}"])), 0)
 
 
-def decode_known(blob: bytes) -> Known:
-    """The column `known`. Raises `msgspec.MsgspecError`; `View.known` explains it."""
-    return _KNOWN.decode(blob)
-
-
 def delete(path: Path) -> None:
     """Remove a view's files. Whoever has it open keeps what it has."""
     for suffix in ("", "-wal", "-shm"):

@@ -15,7 +15,6 @@ import pytest
 
 from exchanges.kalshi.adapter import KalshiAdapter
 from exchanges.kalshi.decode import Decoder
-from exchanges.kalshi.rest import parse_market, parse_markets
 from journal.entry import Book, Control, Delta, Gap, Lifecycle, Ticker, Trade
 from tests.recordings import directory, gold_files
 
@@ -98,18 +97,3 @@ def test_single_frames_of_every_kind() -> None:
         assert item.subscription == json.loads(frame).get("sid", item.subscription)
     assert kinds == {Control: 3, Book: 2, Delta: 1, Ticker: 1, Lifecycle: 5}
     assert (decoder.unparsed, decoder.unknown) == (0, {})
-
-
-@pytest.mark.data
-def test_markets_of_three_eras() -> None:
-    root = directory() / "kalshi"
-    old = json.loads((root / "rest_202601" / "markets_list_response.json").read_text())["response"]
-    middle = json.loads((root / "rest_202603" / "data.json").read_text())
-    new = (root / "rest_202609" / "markets_open_KXBTC15M.json").read_bytes()
-    records = [*old["markets"], *(r for r in middle.values() if isinstance(r, dict))]
-    markets = [parse_market(record) for record in records] + list(parse_markets(new).markets)
-    assert len(markets) >= 40
-    for market in markets:
-        assert market
-        assert market.body.status in {"active", "settled", "closed", "determined", "pending", "paused"}
-        assert market.body.close_ns > market.body.open_ns > 0
