@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ssmd.day.aggregate import TradingDay
     from ssmd.day.calendar import Calendar
     from ssmd.day.operations import Operator
+    from ssmd.day.processes import ChildProcesses
     from ssmd.day.register import Register
     from ssmd.day.runner import Runner
     from ssmd.day.starting import Parts
@@ -91,8 +92,6 @@ def parts_of(desk: Desk, processes: Any = None) -> Parts:
 
 async def running(desk: Desk, venue: dict[str, Any], duration: int | None, drive: Callable[[Runner], Awaitable[int | None]]) -> int:
     """Be the runner until a signal, `duration` or an error; 130 after Ctrl-C."""
-    import signal
-
     from ssmd.day.processes import ChildProcesses, venue_of
     from ssmd.day.runner import Runner
     from ssmd.services.supervisor import follow_parent
@@ -102,19 +101,26 @@ async def running(desk: Desk, venue: dict[str, Any], duration: int | None, drive
     source = venue_of(desk.settings, desk.clock, **venue)
     processes = ChildProcesses(desk.settings, desk.clock, desk.journal, source, process())
     runner = Runner(parts_of(desk, processes), desk.register, process(), tell)
+    return await until_stopped(drive(runner), runner.stop, processes, duration)
+
+
+async def until_stopped(work: Awaitable[int | None], stop: Callable[[], None], processes: ChildProcesses, duration: int | None) -> int:
+    """Await `work`, which `stop` ends at a signal or after `duration` ns; then stop the processes. `work`'s code, else 130 after Ctrl-C."""
+    import signal
+
     code = 0
 
     def stopped(signal_code: int) -> None:
         nonlocal code
         code = signal_code
-        runner.stop()
+        stop()
 
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopped, 0)
     loop.add_signal_handler(signal.SIGINT, stopped, 130)
-    timer = loop.call_later(duration / 1e9, runner.stop) if duration else None
+    timer = loop.call_later(duration / 1e9, stop) if duration else None
     try:
-        return await drive(runner) or code
+        return await work or code
     finally:
         if timer:
             timer.cancel()

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ssmd.commands.day_change import venue_options
-from ssmd.commands.day_desk import tell
+from ssmd.commands.day_desk import tell, until_stopped
 from ssmd.options import configured, environment_argument, examples, metered
 from ssmd.settings import Settings
 
@@ -31,7 +31,6 @@ def worker(ctx: click.Context, *, settings: Settings, output: str, duration: int
 
 async def _worker(settings: Settings, duration: int | None, venue: dict[str, Any]) -> int:
     import logging
-    import signal
 
     from journal.errors import CallerError
     from ssmd.clock import machine_clock
@@ -57,23 +56,5 @@ async def _worker(settings: Settings, duration: int | None, venue: dict[str, Any
         processes = ChildProcesses(settings, clock, journal, source, process())
         parts = Parts(settings, clock, journal, open_objects(settings), processes)
         register = Register(journal, clock, settings.env, Calendar(settings.environment.schedule).rule)
-        service, code = WorkerService(parts, register, at, process(), tell), 0
-
-        def stopped(signal_code: int) -> None:
-            nonlocal code
-            code = signal_code
-            service.stop()
-
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, stopped, 0)
-        loop.add_signal_handler(signal.SIGINT, stopped, 130)
-        timer = loop.call_later(duration / 1e9, service.stop) if duration else None
-        try:
-            await service.run()
-        finally:
-            if timer:
-                timer.cancel()
-            if processes.supervisor.children:
-                tell("stopping the processes; days stay as they are")
-            await asyncio.shield(processes.close())
-        return code
+        service = WorkerService(parts, register, at, process(), tell)
+        return await until_stopped(service.run(), service.stop, processes, duration)
