@@ -36,9 +36,8 @@ from ssmd.system import say
 from ssmd.wiring import day_rule
 
 if TYPE_CHECKING:
-    from temporalio.client import Client
-
     from ssmd.metadata.environment import Environment
+    from ssmd.temporal.driver import Queue
 
 EVENT = "teardown"
 # A market that is captured seldom says nothing for so long. Where it does, its archiver or projector tells on it: they wait for more.
@@ -62,7 +61,7 @@ class Backends(NamedTuple):
     journal: Keeper | None
     storage: Storage
     cache: Cache
-    temporal: Client | None = None
+    temporal: Queue | None = None
 
 
 def allow(settings: Settings) -> None:
@@ -163,13 +162,13 @@ async def find(settings: Settings, backends: Backends) -> list[Doomed]:
     return [d for d in found if d.total or d.kind == "stream"]
 
 
-async def _schedules(env: str, temporal: Client | None) -> list[Doomed]:
+async def _schedules(env: str, temporal: Queue | None) -> list[Doomed]:
     """First of all: what they begin would be begun anew."""
     if temporal is None:
         return []
     from ssmd.temporal.schedules import existing
 
-    return [Doomed("schedule", name, 1, None) for name in await existing(temporal, env)]
+    return [Doomed("schedule", name, 1, None) for name in await existing(temporal.client, env)]
 
 
 async def _keys(cache: Cache, env: str) -> int:
@@ -187,7 +186,7 @@ async def delete(settings: Settings, backends: Backends, doomed: Iterable[Doomed
             case "schedule" if backends.temporal:
                 from ssmd.temporal.schedules import remove
 
-                await remove(backends.temporal, settings.env)
+                await remove(backends.temporal.client, settings.env)
             case "cache":
                 await backends.cache.delete_prefix(each.name)
             case "objects":

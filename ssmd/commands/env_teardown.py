@@ -63,7 +63,7 @@ async def _teardown(settings: Settings, output: str, date: str | None, *, dry_ru
         if not settings.embedded or has_data(settings.data_dir):
             journal = await opened.enter_async_context(open_journal(settings, clock, read_only=True))
         temporal, left = await _temporal(settings, opened) if day is None else (None, "")
-        backends = teardown.Backends(journal, open_objects(settings), cache, temporal.client if temporal else None)
+        backends = teardown.Backends(journal, open_objects(settings), cache, temporal)
         if not dry_run:
             await opened.enter_async_context(teardown.quiet(settings, clock, journal))
         doomed = await (teardown.find(settings, backends) if day is None else teardown.find_day(settings, backends, clock, day))

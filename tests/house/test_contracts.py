@@ -23,7 +23,10 @@ VIOLATIONS = {
     "commands are leaves: the gateway": ("ssmd/gateway/rates.py", "import ssmd.commands.version"),
     "commands are leaves: Temporal": ("ssmd/temporal/orders.py", "import ssmd.commands.version"),
     "Temporal's library is known to its driver and the composition root": ("ssmd/day/calendar.py", "import temporalio.client"),
+    "Temporal's library: modules of no package too": ("ssmd/teardown.py", "import temporalio.client"),
+    "what the gateway's clients are sent is made without I/O": ("ssmd/gateway/message.py", "import asyncio"),
     "keys are resolved in the composition root": ("ssmd/services/lag.py", "import ssmd.keys.resolve"),
+    "keys are resolved in the composition root: the gateway": ("ssmd/gateway/access.py", "import ssmd.keys.resolve"),
 }
 
 
