@@ -4,7 +4,8 @@ What the entries of one connection look like, beyond the venue's own messages (a
 
 - acks are `Control` (``subscribed``, ``unsubscribed``, ``ok``, ``error``) with what was asked in the detail;
 - ``gap`` entries (own) stand before the frame that revealed them: a hole in a sid's numbers, a count that began again, a frame on the
-  book's sid that we could not read, a subscription that the venue ended, and the time from `since_ns` to a channel's first sign of life;
+  book's sid that we could not read, a subscription that the venue ended, the time from `since_ns` to a channel's first sign of life, and
+  for markets beyond the first chunk the time from then on until they are added;
 - a frame whose number had passed already is kept as ``Control(action="duplicate")`` with its bytes: folds skip it;
 - own decisions: ``resync`` and ``resynced`` (steps of `recovery`), ``missing`` (asked for, not acknowledged), ``unknown`` (first sight of
   an unlisted type or field), and a ``gap`` for the book of a market that we dropped.
@@ -226,6 +227,9 @@ class KalshiAdapter:
         channel.sid = sid
         if channel.since_ns:
             draft.own(Gap("not subscribed", name, from_ns=channel.since_ns, to_ns=draft.now_ns), sid=sid)
+        if self._live and name not in UNFILTERED:  # the channel counts as heard from here on; the rest is added later
+            rest = (s for s in self._wanted if s not in channel.asked)
+            channel.late = dict.fromkeys(rest, channel.since_ns or draft.now_ns) | channel.late
         self._late(channel.asked, channel, draft)  # before their snapshots
         return channel
 
@@ -398,8 +402,6 @@ class KalshiAdapter:
     def _add(self, channel: Channel, draft: Draft) -> None:
         for chunk in commands.chunks([s for s in self._wanted if s not in channel.asked] if channel.name not in UNFILTERED else ()):
             channel.asked.update(chunk)
-            if channel.since_ns:  # markets beyond the first chunk come later than their channel: the outage is longer for them
-                channel.late = dict.fromkeys(chunk, channel.since_ns) | channel.late
             self._send(Command("add_markets", channel.name, chunk), draft)
             if channel.name == BOOKS:  # now: after its snapshot a gap would make the book stale again
                 self._late(chunk, channel, draft)

@@ -251,6 +251,26 @@ def test_markets_beyond_the_first_chunk_were_missed_for_longer(monkeypatch: pyte
     assert [(type(i.body).__name__, i.symbol) for i in output.items] == [("Control", ""), ("Gap", "B")]
 
 
+def test_at_the_first_connection_markets_beyond_the_first_chunk_are_missing_from_their_channel_s_first_sign_of_life(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(commands, "CHUNK", 1)
+    talk = Talk("A", "B", channels=CHANNELS)
+    talk.did(talk.adapter.opened(T))
+    assert bodies(talk.book("A", sid=1)) == [Book]  # overtook the ack
+    living = talk.now
+    (gap,) = own(talk.subscribed("orderbook_delta", 1), Gap)
+    assert (gap.symbol, gap.body) == ("B", Gap("not subscribed", "orderbook_delta", from_ns=living, to_ns=talk.now))
+    assert own(talk.book("B", sid=1), Gap) == []
+    assert own(talk.subscribed("trade", 2), Gap) == []
+    acknowledged = talk.now
+    assert talk.adapter.late == {"B": acknowledged}  # the connection may end before it is added
+    (gap,) = own(talk.says("ok", {"market_tickers": ["A", "B"]}, sid=2, number=talk.sent[-1]["id"]), Gap)
+    assert (gap.symbol, gap.body) == ("B", Gap("not subscribed", "trade", from_ns=acknowledged, to_ns=talk.now))
+    assert own(talk.subscribed("market_lifecycle_v2", 4), Gap) == []
+    assert talk.adapter.late == {}
+
+
 # -- gaps ----------------------------------------------------------------------------------------------------------------
 
 
