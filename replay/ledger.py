@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from journal.entry import Record
 from journal.subjects import Stream
 from projections.digests import CHECKPOINT, DIGEST, Checkpoint, Digest, parse, subject
 from projections.projection import Projection
@@ -21,15 +22,28 @@ class Ledger:
     @classmethod
     async def read(cls, source: Source, stream: Stream) -> Ledger:
         ledger = cls(stream)
-        system = Stream(stream.env, domain="system")
-        async for records in source.records(system, [subject(system, kind, "*") for kind in (DIGEST, CHECKPOINT)]):
-            for _, entry in records:
-                found = parse(entry)
-                if isinstance(found, Digest) and found.stream == stream.name:
-                    ledger.digests.append(found)
-                elif isinstance(found, Checkpoint) and found.digest.stream == stream.name:
-                    ledger.checkpoints.append(found)
+        async for records in source.records(ledger.system, ledger.subjects):
+            ledger.add(records)
         return ledger
+
+    @property
+    def system(self) -> Stream:
+        """Where they are."""
+        return Stream(self.stream.env, domain="system")
+
+    @property
+    def subjects(self) -> list[str]:
+        """Of their entries."""
+        return [subject(self.system, kind, "*") for kind in (DIGEST, CHECKPOINT)]
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Those that are about the stream; others are left out."""
+        for _, entry in records:
+            found = parse(entry)
+            if isinstance(found, Digest) and found.stream == self.stream.name:
+                self.digests.append(found)
+            elif isinstance(found, Checkpoint) and found.digest.stream == self.stream.name:
+                self.checkpoints.append(found)
 
     def opening(self, projection: Projection, day: int) -> Checkpoint | None:
         """What `day` opens with: the newest closing checkpoint of the latest earlier day."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 from journal.day import DayRule
@@ -20,54 +20,71 @@ from ssmd.render import LEAST_DECIMALS, decimal_text
 _NEAR_DAYS = 3  # that symbols are named from when one is not found
 
 
+Ledgers = Callable[[Stream], Awaitable[Ledger]]
+
+
 async def find_book(
     source: Source, storage: Storage, streams: Sequence[Stream], symbol: str, *, as_of_ns: int, days: DayRule,
     end: int | None = None,
 ) -> tuple[Stream, BookView]:  # fmt: skip
     """The book in the first stream that knows the symbol; `end` is a sequence of one stream. Raises `NotFound` with similar symbols."""
+    if found := await find_folds(source, storage, streams, symbol, [BookProjection], as_of_ns=as_of_ns, days=days, end=end):
+        return found[0], book_of(found[1][0], symbol)
     known: set[str] = set()
     for stream in streams:
-        upto = [d for d in await source.days(stream) if d <= days.day_of(as_of_ns)]
-        if upto and (view := await _fold(source, storage, stream, symbol, as_of_ns=as_of_ns, upto=upto, end=end)):
-            return stream, view
-        for day in upto[-_NEAR_DAYS:]:
+        for day in [d for d in await source.days(stream) if d <= days.day_of(as_of_ns)][-_NEAR_DAYS:]:
             async for block in source.blocks(stream, day=day):
                 known |= market_symbols(until(block, as_of_ns))
     raise NotFound(f"symbol up to then in {' or '.join(s.name for s in streams)}:", symbol, sorted(known))
 
 
-async def _fold(
-    source: Source, storage: Storage, stream: Stream, symbol: str, *, as_of_ns: int, upto: list[int], end: int | None
-) -> BookView | None:
-    books = BookProjection()
-    seen = symbol in await folded(source, storage, stream, books, as_of_ns=as_of_ns, upto=upto, symbols=[symbol], end=end)
+def book_of(books: Any, symbol: str) -> BookView:
+    """The book of a symbol that is known; by a trade or a listing perhaps, with no snapshot yet."""
     try:
-        return books.book(symbol)
+        found: BookView = books.book(symbol)
     except NotFound:
-        # Known by a trade or a listing, no snapshot yet.
-        return BookView(symbol, BookState.SYNCING, [], [], 0, 0, 0, 0, 0) if seen else None
+        return BookView(symbol, BookState.SYNCING, [], [], 0, 0, 0, 0, 0)
+    return found
+
+
+async def find_folds(
+    source: Source, storage: Storage, streams: Sequence[Stream], symbol: str, kinds: Sequence[Callable[[], Projection]], *,
+    as_of_ns: int, days: DayRule, end: int | None = None, ledgers: Ledgers | None = None,
+) -> tuple[Stream, list[Projection]] | None:  # fmt: skip
+    """Projections of the symbol in the first stream that knows it, folded in one pass; None where no stream does."""
+    for stream in streams:
+        upto = [d for d in await source.days(stream) if d <= days.day_of(as_of_ns)]
+        made = [kind() for kind in kinds]
+        if upto and symbol in await folded(
+            source, storage, stream, made, as_of_ns=as_of_ns, upto=upto, symbols=[symbol], end=end, ledgers=ledgers
+        ):
+            return stream, made
+    return None
 
 
 async def folded(
-    source: Source, storage: Storage, stream: Stream, projection: Projection, *, as_of_ns: int, upto: list[int],
-    symbols: Collection[str] | None = None, end: int | None = None,
+    source: Source, storage: Storage, stream: Stream, projections: Sequence[Projection], *, as_of_ns: int, upto: list[int],
+    symbols: Collection[str] | None = None, end: int | None = None, ledgers: Ledgers | None = None,
 ) -> set[str]:  # fmt: skip
-    """Fold `projection` up to a time, or to the sequence `end` where that comes first; which symbols it met, or had already.
+    """Fold `projections` up to a time, or to the sequence `end` where that comes first; which symbols they met, or had already.
 
-    `upto` are the days there are, ascending, none after the time's own. It goes on from the latest checkpoint or opening.
+    `upto` are the days there are, ascending, none after the time's own. It goes on from the latest checkpoints or openings.
     """
-    runner = Runner([projection], stream.name, mark=lambda _: 1 << 63, crossing=True)
-    ledger = await Ledger.read(source, stream)
+    runner = Runner(projections, stream.name, mark=lambda _: 1 << 63, crossing=True)
+    ledger = await ledgers(stream) if ledgers else await Ledger.read(source, stream)
     start = 1
     # The entry of a checkpoint is the latest up to there, except in an import: there only whole days are taken.
-    place = ledger.before(projection, upto[-1], as_of_ns)
-    if place and stream.shard != INTERLEAVED and (end is None or place.digest.sequence <= end):
-        runner.restore(await snapshots(storage, {projection.name: place}))
-        start, upto = place.digest.sequence + 1, upto[-1:]
-    elif opening := ledger.opening(projection, upto[-1]):
-        runner.restore(await snapshots(storage, {projection.name: opening}), day=upto[-1])
-        upto = upto[-1:]
-    seen = set(projection.keys())
+    places = {p.name: c for p in projections if (c := ledger.before(p, upto[-1], as_of_ns)) and (end is None or c.digest.sequence <= end)}
+    together = len(places) == len(projections) and len({c.digest.sequence for c in places.values()}) == 1
+    if together and stream.shard != INTERLEAVED:
+        runner.restore(await snapshots(storage, places))
+        start, upto = runner.here.sequence + 1, upto[-1:]
+    else:
+        openings = {p.name: c for p in projections if (c := ledger.opening(p, upto[-1]))}
+        if len(openings) == len(projections):
+            runner.restore(await snapshots(storage, openings), day=upto[-1])
+            upto = upto[-1:]
+    seen = {key for p in projections for key in p.keys()}  # noqa: SIM118  (a protocol's method, not a dict)
     for day in upto:
         async for read in source.blocks(stream, day=day, start=start, end=end, symbols=symbols):
             block = until(read, as_of_ns)

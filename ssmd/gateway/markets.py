@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import quote
 
@@ -14,10 +14,11 @@ from journal.entry import Gap as GapBody
 from journal.errors import NotFound
 from journal.market import Market as Definition
 from journal.subjects import Stream, escape
-from projections.book import BookState, BookView
+from projections.book import BookProjection, BookState, BookView
+from projections.projection import Projection
 from projections.secmaster import expires_ns
 from projections.ticker import TickerProjection, TickerView
-from ssmd.books import find_book, folded
+from ssmd.books import book_of, find_folds
 from ssmd.gateway import answers
 from ssmd.gateway.desk import AsOf, Desk, LiveView
 from ssmd.gateway.operation import Call, CursorText, Limit, Query, Text
@@ -218,12 +219,11 @@ async def _known(desk: Desk, shelf: Shelf, symbol: str, as_of: AsOf | None, now_
     gaps = await _gaps(desk, shelf, symbol, as_of, now_ns)
     if not fold or not await captured_ever(desk, shelf, symbol):
         return _Known(definition, status, names, gaps=gaps)
-    at = as_of or AsOf(now_ns)
-    try:
-        book = await _past_book(desk, shelf, symbol, at)
-    except NotFound:
+    found = await _past_folds(desk, shelf, symbol, as_of or AsOf(now_ns), [BookProjection, TickerProjection])
+    if found is None:
         return _Known(definition, status, names, gaps=gaps)
-    return _Known(definition, status, names, book, await _past_ticker(desk, shelf, book[0], symbol, at), gaps)
+    stream, (books, tickers) = found
+    return _Known(definition, status, names, (stream, book_of(books, symbol)), _ticker_of(tickers, symbol), gaps)
 
 
 async def show_book(desk: Desk, call: Call) -> answers.BookAnswer:
@@ -235,31 +235,33 @@ async def show_book(desk: Desk, call: Call) -> answers.BookAnswer:
         return _book(desk, live.stream, view, live.effective_ns, depth)
 
     async def work(shelf: Shelf) -> tuple[Stream, BookView]:
-        if not await captured_ever(desk, shelf, symbol):
-            names = near(await shelf.markets(), symbol)
-            raise Problem("not-found", f"no messages of a market {symbol!r}", nearest=nearest_names(desk, symbol, names))
-        return await _past_book(desk, shelf, symbol, as_of or AsOf(call.now_ns))
+        at = as_of or AsOf(call.now_ns)
+        if await captured_ever(desk, shelf, symbol) and (found := await _past_folds(desk, shelf, symbol, at, [BookProjection])):
+            return found[0], book_of(found[1][0], symbol)
+        names = near(await shelf.markets(), symbol)
+        raise Problem("not-found", f"no messages of a market {symbol!r} up to then", nearest=nearest_names(desk, symbol, names))
 
     stream, view = await desk.past.ask(work)
     return _book(desk, stream, view, as_of.ns if as_of else call.now_ns, depth)
 
 
-async def _past_book(desk: Desk, shelf: Shelf, symbol: str, at: AsOf) -> tuple[Stream, BookView]:
+async def _past_folds(
+    desk: Desk, shelf: Shelf, symbol: str, at: AsOf, kinds: list[Callable[[], Projection]]
+) -> tuple[Stream, list[Projection]] | None:
+    """Projections of the symbol as they were, in one pass."""
     exact = at.stream is not None and at.stream.is_market
-    streams = [at.stream] if exact and at.stream else desk.streams
-    end = at.sequence if exact else None
-    return await find_book(shelf.source, shelf.storage, streams, symbol, as_of_ns=at.ns, days=day_rule(desk.settings), end=end)
+    return await find_folds(
+        shelf.source, shelf.storage, [at.stream] if exact and at.stream else desk.streams, symbol, kinds,
+        as_of_ns=at.ns, days=day_rule(desk.settings), end=at.sequence if exact else None, ledgers=shelf.ledger,
+    )  # fmt: skip
 
 
-async def _past_ticker(desk: Desk, shelf: Shelf, stream: Stream, symbol: str, at: AsOf) -> TickerView | None:
-    day = day_rule(desk.settings).day_of(at.ns)
-    upto = [d for d in await shelf.source.days(stream) if d <= day]
-    if not upto:
+def _ticker_of(tickers: Any, symbol: str) -> TickerView | None:
+    try:
+        found: TickerView = tickers.ticker(symbol)
+    except NotFound:
         return None
-    tickers = TickerProjection()
-    end = at.sequence if at.stream == stream else None
-    await folded(shelf.source, shelf.storage, stream, tickers, as_of_ns=at.ns, upto=upto, symbols=[symbol], end=end)
-    return tickers.ticker(symbol) if symbol in tickers.keys() else None  # noqa: SIM118  (a protocol's method, not a dict)
+    return found
 
 
 async def captured_ever(desk: Desk, shelf: Shelf, symbol: str) -> bool:
@@ -309,11 +311,7 @@ async def _gaps(desk: Desk, shelf: Shelf, symbol: str, as_of: AsOf | None, now_n
 
 
 def _live(view: LiveView, symbol: str) -> tuple[BookView | None, TickerView | None]:
-    book = view.books.book(symbol) if view.books.top(symbol) is not None else None
-    try:
-        return book, view.tickers.ticker(symbol)
-    except NotFound:
-        return book, None
+    return view.books.book(symbol) if view.books.top(symbol) is not None else None, _ticker_of(view.tickers, symbol)
 
 
 def _live_status(view: LiveView, symbol: str) -> str:

@@ -18,6 +18,7 @@ from journal.clock import Clock
 from journal.errors import JournalUnavailable
 from journal.protocols import Keeper, Storage
 from journal.subjects import Stream
+from replay.ledger import Ledger
 from replay.source import JoinedSource, JournalSource, Source
 from ssmd.gateway.problem import Problem
 from ssmd.secmaster.reading import History, catch_up, path_of
@@ -36,11 +37,12 @@ class Shelf:
     def __init__(self, settings: Settings, clock: Clock, journal: Keeper, storage: Storage, folder: Path) -> None:
         self.settings, self.clock, self.journal, self.storage = settings, clock, journal, storage
         self.archive = ArchiveReader(storage, settings.env, clock) if settings.archived else None
-        self.source: Source = JoinedSource(self.archive, journal) if self.archive else JournalSource(journal)
+        self.source: Source = JoinedSource(self.archive, journal, chosen=True) if self.archive else JournalSource(journal, chosen=True)
         self._folder = folder
         self._turn = asyncio.Lock()
         self._view: View | None = None
         self._past: OrderedDict[int, View] = OrderedDict()
+        self._ledgers: dict[Stream, tuple[Ledger, int]] = {}
 
     def history(self, stream: Stream) -> History:
         """All of a stream, wherever its parts are."""
@@ -65,6 +67,20 @@ class Shelf:
             # What was cut short by its time limit goes on from there when it is asked again.
             await catch_up(self._past[end], history, end=end)
             return self._past[end]
+
+    async def ledger(self, stream: Stream) -> Ledger:
+        """What is journalled about `stream` up to now; what was read before is kept."""
+        async with self._turn:
+            ledger, done = self._ledgers.get(stream, (Ledger(stream), 0))
+            history = self.history(ledger.system)
+            first, last = await history.bounds()
+            if last < done:  # another journal
+                ledger, done = Ledger(stream), 0
+            if last > done:
+                async for records in history.read(max(first, done + 1), last, subjects=ledger.subjects):
+                    ledger.add(records)
+            self._ledgers[stream] = ledger, last
+            return ledger
 
     def close(self) -> None:
         for view in (self._view, *self._past.values()):
