@@ -146,7 +146,7 @@ def _is_url(text: str) -> bool:
 def _kalshi(url: str, where: str) -> str:
     from http.client import HTTPException
 
-    from exchanges.kalshi.rest import error_text, fetch, parse_status
+    from exchanges.kalshi.rest import error_text, fetch, parse_trading
 
     try:
         status, body = fetch(f"{url}/exchange/status")
@@ -156,8 +156,7 @@ def _kalshi(url: str, where: str) -> str:
         ) from None
     if status != 200:
         raise VenueRefused(f"{where} answered HTTP {status} {error_text(body)}".rstrip() + "; check venue.rest, or the feed's")
-    trading = parse_status(body).trading_active
-    return f"{where} answers; trading is {'' if trading else 'not '}active"
+    return f"{where} answers; trading is {'' if parse_trading(body) else 'not '}active"
 
 
 # One question to each venue that is built.

@@ -11,9 +11,9 @@ import random
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from http.client import HTTPException
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -22,7 +22,7 @@ from exchanges.backoff import Backoff
 from exchanges.bucket import TokenBucket
 from exchanges.kalshi import listing
 from exchanges.kalshi.listing import AnswerTooLarge
-from exchanges.kalshi.numbers import SECOND_NS, BadFrame, instant_ns
+from exchanges.kalshi.numbers import SECOND_NS
 from exchanges.markets import DefinitionPage
 from exchanges.proxies import is_direct
 from journal.clock import Clock
@@ -38,19 +38,17 @@ _HEADERS = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent
 Answer = tuple[int, bytes]
 
 
-class ExchangeStatus(NamedTuple):
-    exchange_active: bool
-    trading_active: bool
-    resumes_ns: int  # 0: not said
-
-
-def parse_status(body: bytes) -> ExchangeStatus:
-    """Raises `VenueUnavailable` for what is not a status."""
-    answer = _object(body, "/exchange/status")
-    flags = (answer.get("exchange_active"), answer.get("trading_active"))
-    if not all(isinstance(flag, bool) for flag in flags):
-        raise VenueUnavailable("/exchange/status answered without its two flags")
-    return ExchangeStatus(bool(flags[0]), bool(flags[1]), _time(answer, "exchange_estimated_resume_time"))
+def parse_trading(body: bytes) -> bool:
+    """Whether the exchange trades, as ``/exchange/status`` says. Raises `VenueUnavailable` for what is not a status."""
+    path = "/exchange/status"
+    try:
+        answer = _ANY.decode(body)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise VenueUnavailable(f"{path} answered with something that is not JSON ({error})") from error
+    trading = answer.get("trading_active") if isinstance(answer, dict) else None
+    if not isinstance(trading, bool):
+        raise VenueUnavailable(f"{path} answered without saying whether it trades")
+    return trading
 
 
 def error_text(body: bytes) -> str:
@@ -63,25 +61,6 @@ def error_text(body: bytes) -> str:
     if isinstance(inner, dict):
         return " ".join(str(inner[name]) for name in ("code", "message", "details") if inner.get(name))[:200]
     return str(inner)[:200]
-
-
-def _object(body: bytes, path: str) -> dict[str, Any]:
-    try:
-        answer = _ANY.decode(body)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise VenueUnavailable(f"{path} answered with something that is not JSON ({error})") from error
-    if not isinstance(answer, dict):
-        raise VenueUnavailable(f"{path} answered with something that is not an object")
-    return answer
-
-
-def _time(record: Mapping[str, Any], name: str) -> int:
-    """An RFC 3339 field, 0 when it is absent or not a time."""
-    value = record.get(name)
-    try:
-        return instant_ns(value) if isinstance(value, str) else 0
-    except BadFrame:
-        return 0
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

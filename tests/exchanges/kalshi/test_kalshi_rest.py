@@ -19,7 +19,7 @@ from exchanges.kalshi.rest import (
     KalshiRest,
     error_text,
     fetch,
-    parse_status,
+    parse_trading,
 )
 from exchanges.markets import Selection
 from journal.clock import WallClock
@@ -75,15 +75,15 @@ def page(*tickers: str) -> Answer:
     return 200, json.dumps({"events": [event], "cursor": ""}).encode()
 
 
-def test_the_exchange_status() -> None:
-    assert parse_status(b'{"exchange_active":true,"trading_active":false,"exchange_estimated_resume_time":"1970-01-01T00:00:01Z"}') == (
-        True,
-        False,
-        10**9,
-    )
-    assert parse_status(b'{"exchange_active":true,"trading_active":true,"exchange_estimated_resume_time":null}').resumes_ns == 0
-    with pytest.raises(VenueUnavailable):
-        parse_status(b'{"exchange_active":1,"trading_active":true}')
+def test_whether_the_exchange_trades() -> None:
+    assert parse_trading(b'{"exchange_active":true,"trading_active":true,"exchange_estimated_resume_time":null}')
+    assert not parse_trading(b'{"exchange_active":true,"trading_active":false}')
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"trading_active":1}', b"[" * 9_999, b"\xff"])
+def test_what_is_no_status(body: bytes) -> None:
+    with pytest.raises(VenueUnavailable, match="/exchange/status"):
+        parse_trading(body)
 
 
 def test_a_busy_venue_is_asked_again_later() -> None:
