@@ -7,7 +7,7 @@ A journal is asynchronous and aggregates are not, so the recorder is called from
         recorder = JournalRecorder(journal, asyncio.get_running_loop(), stream, WallClock(), random.SystemRandom())
 
         def work() -> None:
-            app = application(Application, recorder)  # or a subclass of yours
+            app = application(Application, recorder)  # of `journal.application`; or a subclass of yours
             key = Aggregate()
             app.save(key, who="ana", why="the first key", correlation="ticket-7")
             key.trigger_event(Aggregate.Event)
@@ -36,12 +36,8 @@ from contextlib import aclosing, contextmanager, suppress
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from eventsourcing.application import Application
 from eventsourcing.persistence import (
-    AggregateRecorder,
-    ApplicationRecorder,
     DataError,
-    InfrastructureFactory,
     IntegrityError,
     InternalError,
     Notification,
@@ -52,9 +48,7 @@ from eventsourcing.persistence import (
     StoredEvent,
     Subscription,
     Tracking,
-    TrackingRecorder,
 )
-from eventsourcing.utils import Environment, EnvType
 
 from journal.clock import Clock
 from journal.day import DayRule
@@ -76,7 +70,6 @@ TIMEOUT_S = 30.0  # a cluster elects a leader in 5 to 7 s, an embedded server st
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.05, 1.0
 _TRACKING_ROUNDS = 16  # each follows somebody else's tracking record
 _T = TypeVar("_T")
-_App = TypeVar("_App", bound=Application[Any])
 
 
 class JournalRecorder(ProcessRecorder):
@@ -319,51 +312,6 @@ class JournalSubscription(Subscription[JournalRecorder]):
     async def _close(self) -> None:
         async with self._turn:
             await self._records.aclose()
-
-
-class SnapshotRecorder(AggregateRecorder):
-    """The snapshots of an application, beside its events: ``{env}.{domain}.snapshots.{id}.{version}``. They are no notifications."""
-
-    def __init__(self, recorder: JournalRecorder) -> None:
-        self._recorder = recorder
-
-    def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> None:
-        self._recorder.insert_events(stored_events, **kwargs, kind="snapshots")
-
-    def select_events(self, originator_id: UUID | str, **which: Any) -> list[StoredEvent]:
-        return self._recorder.select_events(originator_id, **which, kind="snapshots")
-
-
-class JournalFactory(InfrastructureFactory[TrackingRecorder]):
-    """Gives an application one recorder for everything."""
-
-    def __init__(self, env: Environment | EnvType | None, recorder: JournalRecorder) -> None:
-        super().__init__(env)
-        self._recorder = recorder
-
-    def aggregate_recorder(self, purpose: str = "events") -> AggregateRecorder:
-        return self._recorder if purpose == "events" else SnapshotRecorder(self._recorder)
-
-    def application_recorder(self) -> ApplicationRecorder:
-        return self._recorder
-
-    def tracking_recorder(self, tracking_recorder_class: type[TrackingRecorder] | None = None) -> TrackingRecorder:
-        del tracking_recorder_class
-        return self._recorder
-
-    def process_recorder(self) -> ProcessRecorder:
-        return self._recorder
-
-
-def application(cls: type[_App], recorder: JournalRecorder, env: EnvType | None = None) -> _App:
-    """An application of class `cls` on `recorder`; `env` are settings of the library, such as ``AGGREGATE_CACHE_MAXSIZE``."""
-
-    def construct_factory(_: object, settings: Environment) -> JournalFactory:
-        return JournalFactory(settings, recorder)
-
-    # The class makes its factory while it is constructed, so it must know the recorder before.
-    bound = type(cls.__name__, (cls,), {"name": cls.name, "__module__": cls.__module__, "construct_factory": construct_factory})
-    return cast("_App", bound(env))
 
 
 def _noted(records: Sequence[Record], topics: Sequence[str]) -> list[Notification]:

@@ -13,12 +13,13 @@ import msgspec
 from eventsourcing.application import AggregateNotFoundError, Application
 from eventsourcing.persistence import IntegrityError
 
+from journal.application import application
 from journal.clock import Clock
 from journal.day import DayRule
 from journal.entry import Event, Record
 from journal.errors import JournalUnavailable
 from journal.protocols import Journal, JournalReader
-from journal.recorder import JournalRecorder, application, our_errors
+from journal.recorder import JournalRecorder, our_errors
 from journal.subjects import Stream
 from ssmd.day.aggregate import OPEN, State, TradingDay, moment
 

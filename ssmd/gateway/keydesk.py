@@ -12,11 +12,12 @@ import msgspec
 from eventsourcing.application import Application
 from eventsourcing.domain import Aggregate
 
+from journal.application import application
 from journal.clock import Clock
 from journal.day import DayRule
 from journal.errors import CallerError, NotFound, Superseded
 from journal.protocols import Journal
-from journal.recorder import JournalRecorder, application, our_errors
+from journal.recorder import JournalRecorder, our_errors
 from ssmd.gateway.keys import ClientKey, digest_of, read_keys, stream_of
 from ssmd.keys.secret import Secret
 

@@ -19,12 +19,13 @@ from eventsourcing.application import AggregateNotFoundError, Application
 from eventsourcing.domain import Aggregate
 from eventsourcing.persistence import IntegrityError
 
+from journal.application import application
 from journal.clock import Clock
 from journal.day import DayRule
 from journal.entry import Event
 from journal.errors import JournalUnavailable
 from journal.protocols import Journal, JournalReader
-from journal.recorder import JournalRecorder, application, our_errors
+from journal.recorder import JournalRecorder, our_errors
 from journal.subjects import Stream
 from ssmd.keys.change import Change
 from ssmd.keys.resolve import Outcome, Resolver

@@ -12,7 +12,8 @@ from eventsourcing.tests import application as application_cases
 from eventsourcing.tests import persistence as recorder_cases
 from eventsourcing.utils import get_topic
 
-from journal.recorder import JournalFactory, JournalRecorder, SnapshotRecorder
+from journal.application import JournalFactory, SnapshotRecorder
+from journal.recorder import JournalRecorder
 from tests.journal.backends import Backend, backend
 from tests.journal.servers import NatsServer, nats_server
 

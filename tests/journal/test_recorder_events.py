@@ -30,11 +30,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from journal import recorder as recorder_module
+from journal.application import application
 from journal.archive import ArchiveReader
 from journal.clock import WallClock
 from journal.entry import Entry, Event
 from journal.memory import MemoryJournal, MemoryStorage
-from journal.recorder import JournalRecorder, application
+from journal.recorder import JournalRecorder
 from journal.subjects import Stream
 from ssmd.cli import main as ssmd_main
 from tests.archive.test_archive_reader import archive
