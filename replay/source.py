@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime, time, timedelta
+from operator import attrgetter
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +21,8 @@ from journal.subjects import Stream, escape
 INTERLEAVED = "import"  # the shard whose stream does not keep its days in order
 # Rows a block of the journal has: 4,096 columns of a row and its body are about 1 MB while they are built.
 _BLOCK_ROWS = 4_096
-_CHOSEN = 8  # symbols that a server is asked to choose the messages of; of more symbols everything is read
+_CHOSEN = 8  # symbols whose messages a server is asked for, each in a read; of more symbols everything is read
+_sequence = attrgetter("sequence")
 # A trading day begins at most 14 h (the earliest timezone) before its date does in UTC; an hour for clock changes.
 _BEFORE_UTC = timedelta(hours=15)
 
@@ -92,7 +95,7 @@ class ArchiveSource:
 class JournalSource:
     """What the journal still holds. Entries are turned into columns as they are read, 20 µs each or more.
 
-    With `chosen` the server is asked for what few symbols need: a hundredth of the work, and a hole in what is left out is not seen.
+    With `chosen` the server is asked for what is of few symbols or of none: a hundredth of the work, and holes are not seen.
     """
 
     def __init__(self, journal: JournalReader, *, chosen: bool = False) -> None:
@@ -109,17 +112,20 @@ class JournalSource:
         if stream.shard != INTERLEAVED:
             midnight = datetime.combine(to_date(day), time(), UTC) - _BEFORE_UTC
             start = max(start, await self._journal.seek(stream, int(midnight.timestamp()) * 1_000_000_000))
-        subjects = _patterns(stream, symbols) if self._chosen and symbols is not None and len(symbols) <= _CHOSEN else ()
+        few = self._chosen and symbols is not None and len(symbols) <= _CHOSEN
+        patterns = [[_pattern(stream, "*", escape(name))] for name in sorted({"", *(symbols or ())})] if few else [[]]
         builder = BlockBuilder(keep_raw=False)
-        async for records in self._journal.read(stream, start=max(start, info.first), end=end, subjects=subjects):
-            for record in records:
-                if record.entry.day == day and (symbols is None or _wanted(record, symbols)):
-                    builder.add(record)
-            if len(builder) >= _BLOCK_ROWS:
-                yield builder.build()
-                builder = BlockBuilder(keep_raw=False)
-            if records[-1].entry.day > day and stream.shard != INTERLEAVED:
-                break
+        reads = [self._journal.read(stream, start=max(start, info.first), end=end, subjects=subjects) for subjects in patterns]
+        async with aclosing(_merged(reads)) as merged:
+            async for records in merged:
+                for record in records:
+                    if record.entry.day == day and (symbols is None or _wanted(record, symbols)):
+                        builder.add(record)
+                if len(builder) >= _BLOCK_ROWS:
+                    yield builder.build()
+                    builder = BlockBuilder(keep_raw=False)
+                if records[-1].entry.day > day and stream.shard != INTERLEAVED:
+                    break
         if len(builder):
             yield builder.build()
 
@@ -236,8 +242,19 @@ def _pattern(stream: Stream, kind: str, token: str) -> str:
     return ".".join(tokens)
 
 
-def _patterns(stream: Stream, symbols: Collection[str]) -> list[str]:
-    """Of all that `_wanted` wants; none overlaps another."""
-    everyones = Kind.gap, Kind.control
-    own = [kind.name for kind in Kind if kind not in {*everyones, Kind.event}]
-    return [*(_pattern(stream, k.name, "*") for k in everyones), *(_pattern(stream, k, escape(s)) for s in sorted(symbols) for k in own)]
+async def _merged(reads: Sequence[AsyncIterator[list[Record]]]) -> AsyncGenerator[list[Record], None]:
+    """What several reads of one stream yield, in its order. A server looks one pattern up, and compares every message with several."""
+    async with AsyncExitStack() as stack:
+        for read in reads:
+            stack.push_async_callback(read.aclose)  # type: ignore[attr-defined]
+        heads: dict[int, list[Record]] = {at: [] for at in range(len(reads))}
+        while True:
+            for at in [at for at, head in heads.items() if not head]:
+                heads[at] = await anext(reads[at], [])
+                if not heads[at]:
+                    del heads[at]
+            if not heads:
+                return
+            end = min(head[-1].sequence for head in heads.values())
+            yield sorted((r for head in heads.values() for r in head if r.sequence <= end), key=_sequence)
+            heads = {at: [r for r in head if r.sequence > end] for at, head in heads.items()}
