@@ -15,7 +15,7 @@ from exchanges.kalshi.conversation import CHANNEL_OF
 from exchanges.simulator.oracle import Sent, read_log
 from journal.archive import ArchiveReader, segments_of
 from journal.day import to_date, to_int
-from journal.entry import Control, Gap
+from journal.entry import Body, Control, Gap
 from journal.errors import CorruptionError, NotFound, NothingToVerify
 from journal.protocols import Journal, Storage
 from journal.subjects import Stream
@@ -82,6 +82,7 @@ class Journalled:
         self.entries: Counter[int] = Counter()
         self.gap_entries: Counter[int] = Counter()
         self.gaps: list[Missing] = []
+        self.begun: Counter[str] = Counter()  # channel -> its first sign of life: nobody says anything of what was before
         self.epochs: dict[bytes, _Epoch] = {}
         self.wrong: list[str] = []
         self.last = 0
@@ -103,12 +104,10 @@ class Journalled:
                     self.gap_entries[entry.day] += 1
                     self._open[entry.body.channel, entry.symbol] = len(self.gaps)
                     self.gaps.append(Missing(entry.body.channel, entry.symbol, entry.body.from_ns, entry.body.to_ns))
-                if (
-                    entry.raw
-                    and entry.symbol
-                    and (at := self._open.pop((CHANNEL_OF.get(type(entry.body), ""), entry.symbol), None)) is not None
-                ):
-                    self.gaps[at] = self.gaps[at]._replace(to_ns=max(self.gaps[at].to_ns, entry.recv_ns))
+                if entry.raw and (channel := _channel(entry.body)):
+                    self.begun.setdefault(channel, entry.recv_ns)
+                    if entry.symbol and (at := self._open.pop((channel, entry.symbol), None)) is not None:
+                        self.gaps[at] = self.gaps[at]._replace(to_ns=max(self.gaps[at].to_ns, entry.recv_ns))
                 if isinstance(entry.body, Control) and entry.body.action == "opened":
                     current = _Epoch(0)  # of nobody: what came before is over
                 if entry.raw:
@@ -148,19 +147,17 @@ class Comparison:
                     opening.setdefault(at[2], (conn, len(conn.hashes) - 1 if conn else len(silent) - 1))
         connections.sort(key=lambda c: c.first_ns)
         stored = self._match(connections, journalled)
-        begun_ns = connections[0].first_ns if connections else 0
         for number, conn in enumerate(connections):
-            kept, last_ns = stored.get(number, (0, 0))
-            self._tail(conn, kept, last_ns, journalled.gaps, until_ns)
+            self._tail(conn, *stored.get(number, (0, 0)), journalled, until_ns)
         for when_ns, channel, symbol in silent:
-            if channel and begun_ns <= when_ns < until_ns:
+            if channel and journalled.begun[channel] <= when_ns < until_ns:
                 self.unheard += 1
                 if not covered(journalled.gaps, when_ns, channel, symbol):
                     self.lost.append(f"nobody was subscribed to {symbol or channel} at {when_ns}")
         numbers = {id(c): n for n, c in enumerate(connections)}
         for symbol, (conn_, at_) in opening.items():
             when_ns = (conn_.frames if conn_ else silent)[at_][0]
-            if begun_ns <= when_ns < until_ns:
+            if journalled.begun[BOOKS] <= when_ns < until_ns:
                 heard = conn_ is not None and at_ < stored.get(numbers[id(conn_)], (0, 0))[0]
                 excused = not heard and covered(journalled.gaps, when_ns, BOOKS, symbol, _last(stored, numbers, conn_))
                 self.first[symbol] = None if excused else heard
@@ -184,15 +181,15 @@ class Comparison:
                 stored[found] = (count, heard.last_ns)
         return stored
 
-    def _tail(self, conn: _Connection, kept: int, last_ns: int, gaps: list[Missing], until_ns: int) -> None:
+    def _tail(self, conn: _Connection, kept: int, last_ns: int, journalled: Journalled, until_ns: int) -> None:
         """What was sent after the last frame that is journalled."""
         for number, (when_ns, channel, symbol) in enumerate(conn.frames):
-            if not channel or when_ns >= until_ns:
+            if not channel or when_ns >= until_ns or (number >= kept and when_ns < journalled.begun[channel]):
                 continue
             self.sent += 1
             if number < kept:
                 self.stored += 1
-            elif covered(gaps, when_ns, channel, symbol, last_ns):
+            elif covered(journalled.gaps, when_ns, channel, symbol, last_ns):
                 self.in_gaps += 1
             else:
                 self.lost.append(f"{channel} of {symbol or 'a market'} sent at {when_ns} is not journalled and in no gap")
@@ -204,6 +201,11 @@ def covered(gaps: list[Missing], when_ns: int, channel: str, symbol: str, after_
         gap.channel in {"", channel} and gap.symbol in {"", symbol} and gap.from_ns <= max(when_ns, after_ns) and when_ns <= gap.to_ns
         for gap in gaps
     )
+
+
+def _channel(body: Body) -> str:
+    """Whose sign of life it is."""
+    return body.channel if isinstance(body, Control) and body.action == "subscribed" else CHANNEL_OF.get(type(body), "")
 
 
 def _last(stored: dict[int, tuple[int, int]], numbers: dict[int, int], conn: _Connection | None) -> int:

@@ -118,3 +118,15 @@ def test_what_was_on_its_way_is_missing_since_the_last_entry() -> None:
     assert not covered(gaps, 99, "trade", "X")
     assert covered(gaps, 99, "trade", "X", after_ns=100)
     assert not covered(gaps, 201, "trade", "X", after_ns=100)
+
+
+def test_what_was_before_a_channel_s_first_sign_of_life_is_not_lost_and_a_channel_that_never_lived_is(tmp_path: Path) -> None:
+    def trade(seconds: float) -> tuple[float, int, bytes]:
+        return seconds, 0, b'{"type":"trade","msg":{"market_ticker":"%b"}}' % MARKET.encode()
+
+    entries = [entry(raw, n, s + 0.1) for n, (s, _, raw) in enumerate(SENT)]
+    sent = [*SENT, trade(3.05), trade(3.15)]
+    _, found = compared(tmp_path, entries, sent)
+    assert len(found.lost) == 2
+    _, found = compared(tmp_path, [*entries[:2], entry(SENT[2][2], 2, 3.1, Control("subscribed", "trade")), *entries[3:]], sent)
+    assert (len(found.lost), found.unheard) == (1, 1)
