@@ -16,7 +16,7 @@ mean that the recorder had reconnected: a gap, after which the books wait for th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -32,7 +32,6 @@ from exchanges.kalshi.conversation import (
     FIRST_SNAPSHOT_NS,
     MAX_TRIES,
     RETRY,
-    RETRY_NS,
     TERMINAL,
     UNFILTERED,
     Channel,
@@ -40,6 +39,7 @@ from exchanges.kalshi.conversation import (
     Draft,
 )
 from exchanges.kalshi.decode import Decoder
+from exchanges.kalshi.pending import Pending
 from exchanges.kalshi.recovery import Recovery
 from exchanges.kalshi.tracker import Finding, Tracker
 from journal.entry import Book, Control, Delta, Gap, Lifecycle, Ticker, Trade, Unparsed, canonical_json
@@ -74,9 +74,7 @@ class KalshiAdapter:
         self._wanted = dict.fromkeys(symbols)
         self._channels = {name: Channel(name, since_ns) for name in channels}
         self._by_sid: dict[int, Channel] = {}
-        self._pending: dict[int, Command] = {}
-        self._again: list[tuple[int, Command]] = []  # (due, command) refused for now; at most one a pending command
-        self._ids = 0
+        self._pending = Pending(pace)
         self._recovery = Recovery(pace)
         self._first: dict[str, int] = {}  # book symbols that wait for their first snapshot -> deadline
         self._distrusted: dict[str, None] = {}  # books with an unread frame, until the next tick may recover them
@@ -120,15 +118,10 @@ class KalshiAdapter:
         draft = Draft(now_ns)
         if not self._live:
             return draft.output()
-        for number, command in list(self._pending.items()):
-            if now_ns >= command.due_ns:
-                del self._pending[number]
-                if command.kind != "get_snapshot":  # those are the recovery's business
-                    draft.reconnect = f"no answer to {command.kind} {command.channel} in {COMMAND_NS // 10**9} s"
-        due = [command for at, command in self._again if now_ns >= at]
-        self._again = [(at, command) for at, command in self._again if now_ns < at]
-        for command in due:
-            command.tries += 1
+        for command in self._pending.overdue(now_ns):
+            if command.kind != "get_snapshot":  # those are the recovery's business
+                draft.reconnect = f"no answer to {command.kind} {command.channel} in {COMMAND_NS // 10**9} s"
+        for command in self._pending.again(now_ns):
             self._send(command, draft)
         if self._distrusted and now_ns >= self._distrust_after_ns:
             self._distrust_after_ns = now_ns + self._patience(DISTRUST_NS)
@@ -224,13 +217,7 @@ class KalshiAdapter:
         if channel is None:
             channel = self._channels[name] = Channel(name)
         self._by_sid[sid] = channel
-        channel.sid = sid
-        if channel.since_ns:
-            draft.own(Gap("not subscribed", name, from_ns=channel.since_ns, to_ns=draft.now_ns), sid=sid)
-        if self._live and name not in UNFILTERED:  # the channel counts as heard from here on; the rest is added later
-            rest = (s for s in self._wanted if s not in channel.asked)
-            channel.late = dict.fromkeys(rest, channel.since_ns or draft.now_ns) | channel.late
-        self._late(channel.asked, channel, draft)  # before their snapshots
+        channel.lives(sid, self._wanted if self._live and name not in UNFILTERED else (), draft)
         return channel
 
     def _gap(self, channel: Channel | None, sid: int, gap: Gap, draft: Draft, symbol: str = "") -> None:
@@ -253,7 +240,7 @@ class KalshiAdapter:
             self._distrusted.update(dict.fromkeys(affected))
 
     def _answer(self, reply: Reply, item: Normalised, draft: Draft) -> None:
-        command = self._pending.pop(reply.id, None)
+        command = self._pending.answered(reply.id)
         detail: dict[str, Any] = {"id": reply.id}
         if command:
             detail |= {"command": command.kind, "symbols": list(command.symbols)}
@@ -281,7 +268,7 @@ class KalshiAdapter:
             self._add(channel, draft)
             channel.since_ns = 0
         elif channel.name != BOOKS:
-            self._late(command.symbols, channel, draft)
+            channel.told(command.symbols, draft)
 
     def _refused(self, reply: Reply, command: Command | None, channel: Channel | None, draft: Draft) -> None:
         code = reply.code
@@ -299,7 +286,7 @@ class KalshiAdapter:
             if command.tries >= MAX_TRIES:
                 draft.reconnect = f"{command.kind} {command.channel} refused {command.tries} times ({said})"
             else:
-                self._again.append((draft.now_ns + self._patience(RETRY_NS * command.tries), command))
+                self._pending.refused(command, draft.now_ns)
         elif command.kind == "get_snapshot":
             if self._recovery.step == "get_snapshot":
                 self._step(self._recovery.escalate(draft.now_ns), draft)
@@ -404,24 +391,7 @@ class KalshiAdapter:
             channel.asked.update(chunk)
             self._send(Command("add_markets", channel.name, chunk), draft)
             if channel.name == BOOKS:  # now: after its snapshot a gap would make the book stale again
-                self._late(chunk, channel, draft)
-
-    def _late(self, symbols: Iterable[str], channel: Channel, draft: Draft) -> None:
-        """Say of what `symbols` are missing until now."""
-        for symbol in symbols:
-            if since_ns := channel.late.pop(symbol, 0):
-                draft.own(Gap("not subscribed", channel.name, from_ns=since_ns, to_ns=draft.now_ns), symbol=symbol, sid=channel.sid)
+                channel.told(chunk, draft)
 
     def _send(self, command: Command, draft: Draft) -> None:
-        sid = self._channels[command.channel].sid
-        if not sid and command.kind != "subscribe":
-            return  # the subscription ended meanwhile; the recovery's clock takes its next step
-        self._ids += 1
-        command.sid, command.due_ns = sid, draft.now_ns + self._patience(COMMAND_NS)
-        self._pending[self._ids] = command
-        if command.kind == "subscribe":
-            draft.send.append(commands.subscribe(self._ids, command.channel, command.symbols))
-        elif command.kind == "unsubscribe":
-            draft.send.append(commands.unsubscribe(self._ids, sid))
-        else:
-            draft.send.append(commands.update(self._ids, sid, command.kind, command.symbols))
+        self._pending.send(command, self._channels[command.channel].sid, draft)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from exchanges.adapter import Normalised, Output
-from journal.entry import Body, Book, Control, Delta, Lifecycle, Ticker, Trade, canonical_json
+from journal.entry import Body, Book, Control, Delta, Gap, Lifecycle, Ticker, Trade, canonical_json
 
 BOOKS = "orderbook_delta"
 CHANNELS = (BOOKS, "trade", "ticker", "market_lifecycle_v2")
@@ -44,6 +45,21 @@ class Channel:
     late: dict[str, int] = field(default_factory=dict)  # market -> it is missing from here, until a gap says so
     deaths: int = 0
     full: bool = False  # one more market was refused (error 26)
+
+    def lives(self, sid: int, wanted: Iterable[str], draft: Draft) -> None:
+        """Its first frame, before which it says what was missing until now. Of `wanted`, what was not asked for comes later than this."""
+        self.sid = sid
+        if self.since_ns:
+            draft.own(Gap("not subscribed", self.name, from_ns=self.since_ns, to_ns=draft.now_ns), sid=sid)
+        rest = (s for s in wanted if s not in self.asked)
+        self.late = dict.fromkeys(rest, self.since_ns or draft.now_ns) | self.late
+        self.told(self.asked, draft)  # before their snapshots
+
+    def told(self, symbols: Iterable[str], draft: Draft) -> None:
+        """Say of what `symbols` are missing until now."""
+        for symbol in symbols:
+            if since_ns := self.late.pop(symbol, 0):
+                draft.own(Gap("not subscribed", self.name, from_ns=since_ns, to_ns=draft.now_ns), symbol=symbol, sid=self.sid)
 
     def ended(self) -> None:
         self.sid = 0
