@@ -15,10 +15,11 @@ from projections.book import BookProjection
 from projections.status import StatusProjection
 from projections.ticker import TickerProjection
 from ssmd.gateway.access import Gatekeeper
+from ssmd.gateway.annex import Annex
 from ssmd.gateway.answers import Check, Client, ClientLine
 from ssmd.gateway.problem import Flaw, Problem
 from ssmd.gateway.rates import Rates
-from ssmd.gateway.room import Room, Shelf
+from ssmd.gateway.room import Place, Shelf
 from ssmd.moments import parse_moment
 from ssmd.settings import Settings
 from ssmd.wiring import SHARDS
@@ -89,17 +90,20 @@ class Captured:
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """`now` answers about the present and short ranges, `past` folds what was. `checks` say whether each part is as it should be."""
+    """`now` answers about the present, `past` about what was: in another process, see `annex`. `checks` say whether each part is as it
+    should be.
+    """
 
     settings: Settings
     clock: Clock
     journal: Keeper
     gatekeeper: Gatekeeper
-    now: Room
-    past: Room
+    now: Place
+    past: Place
     rates: Rates
     views: Sequence[LiveView] = ()
     clients: ClientRegister | None = None
+    annex: Annex | None = None
     checks: Callable[[], Sequence[Check]] = tuple
     metrics: Callable[[], bytes] = bytes
     captured: Captured = field(init=False)

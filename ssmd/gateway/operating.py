@@ -146,10 +146,13 @@ async def show_coverage(desk: Desk, call: Call) -> answers.CoverageAnswer:
             known |= set(days)
             if day not in days or day > rule.day_of(now_ns):
                 continue
-            fold = coverage.CoverageProjection()
-            end = as_of.sequence if as_of and as_of.stream == stream else None
             upto = [d for d in days if d <= day]
-            await folded(shelf.source, shelf.storage, stream, [fold], as_of_ns=now_ns, upto=upto, end=end, ledgers=shelf.ledger)
+            if as_of is None and day == rule.day_of(now_ns):
+                fold = await shelf.coverage(stream, day, upto)
+            else:
+                fold = coverage.CoverageProjection()
+                end = as_of.sequence if as_of and as_of.stream == stream else None
+                await folded(shelf.source, shelf.storage, stream, [fold], as_of_ns=now_ns, upto=upto, end=end, ledgers=shelf.ledger)
             found += [_channel(stream, channel, fold.coverage(channel)) for channel in fold.keys()]  # noqa: SIM118  (a protocol's method)
         if not found and day != rule.day_of(call.now_ns):
             raise NotFound("day with entries:", iso(day), [iso(d) for d in sorted(known)])

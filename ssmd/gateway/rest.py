@@ -19,8 +19,10 @@ from starlette.types import Receive, Scope, Send
 
 from journal.errors import NotFound
 from ssmd.gateway.access import OPEN
+from ssmd.gateway.annex import Elsewhere
 from ssmd.gateway.answers import Asked
 from ssmd.gateway.desk import Desk
+from ssmd.gateway.markets import nearest_names
 from ssmd.gateway.measures import Measures
 from ssmd.gateway.operation import Call, Operation, read_body, read_query, read_segment
 from ssmd.gateway.problem import MEDIA, Problem, encode, problem_of
@@ -91,15 +93,34 @@ class Rest:
         query = read_query(operation.query, _fields(request))
         body = read_body(operation.body, await _read(request)) if operation.body else None
         call = Call(grant, path, query, body, self._desk.clock.wall_ns(), peer)
-        answer = await operation.handler(self._desk, call)
-        data = answer if isinstance(answer, bytes) else encode(answer)
+        status = 200
+        try:
+            answer = await operation.handler(self._desk, call)
+        except Elsewhere:
+            data, tag = await self._past(operation, call)
+        else:
+            data = answer if isinstance(answer, bytes) else encode(answer)
+            tag = tag_of(answer, data)
+            status = 503 if operation.unready and not answer.ready else 200
         headers |= _ALWAYS
         if request.method in {"GET", "HEAD"} and operation.scope:
-            headers["ETag"] = tag = _tag(answer, data)
+            headers["ETag"] = tag
             if _has(request.headers.get("if-none-match", ""), tag):
                 return Response(status_code=304, headers=headers)
-        status = 503 if operation.unready and not answer.ready else 200
         return Response(data, status, headers, media_type=operation.media)
+
+    async def _past(self, operation: Operation, call: Call) -> tuple[bytes, str]:
+        """The answer of the other process. What is captured only this one knows: names like an unknown one are of it."""
+        desk = self._desk
+        if desk.annex is None:
+            raise Problem("unavailable", "this gateway answers nothing about the past")
+        try:
+            reply = await desk.annex.ask(operation, call, {v.stream.name: v.effective_ns for v in desk.views if v.ready})
+        except Problem as problem:
+            if problem.kind == "not-found" and "symbol" in call.path and not problem.nearest:
+                problem.nearest = nearest_names(desk, call.path["symbol"], [])
+            raise
+        return reply.data, reply.tag
 
     def _bound(self, scope: Scope, request: Request) -> None:
         """Refuse what is larger than any honest request, and what could be read in two ways. Raises `Problem`."""
@@ -188,7 +209,7 @@ async def _read(request: Request) -> bytes:
     return bytes(data)
 
 
-def _tag(answer: Any, data: bytes) -> str:
+def tag_of(answer: Any, data: bytes) -> str:
     """Weak: answers that differ in nothing but when they are of have the same."""
     if isinstance(answer, Asked):
         data = encode(replace(answer, as_of_time="", as_of_ns=0))

@@ -11,15 +11,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from journal.archive import ArchiveReader
 from journal.clock import Clock
 from journal.errors import JournalUnavailable
 from journal.protocols import Keeper, Storage
 from journal.subjects import Stream
+from projections.coverage import CoverageProjection
 from replay.ledger import Ledger
 from replay.source import JoinedSource, JournalSource, Source
+from ssmd.books import folded
 from ssmd.gateway.problem import Problem
 from ssmd.secmaster.reading import History, catch_up, path_of
 from ssmd.secmaster.stream import secmaster
@@ -28,6 +30,7 @@ from ssmd.settings import Settings
 from ssmd.wiring import open_journal, open_objects
 
 _T = TypeVar("_T")
+_EVER_NS = (1 << 63) - 1
 _PAST_VIEWS = 2  # markets as they were, kept for the next page; each is a file of up to a gigabyte
 
 
@@ -43,6 +46,8 @@ class Shelf:
         self._view: View | None = None
         self._past: OrderedDict[int, View] = OrderedDict()
         self._ledgers: dict[Stream, tuple[Ledger, int]] = {}
+        self._folding = asyncio.Lock()
+        self._coverage: dict[Stream, tuple[CoverageProjection, int, int]] = {}  # the day and the sequence that it is folded to
 
     def history(self, stream: Stream) -> History:
         """All of a stream, wherever its parts are."""
@@ -82,6 +87,20 @@ class Shelf:
             self._ledgers[stream] = ledger, last
             return ledger
 
+    async def coverage(self, stream: Stream, day: int, upto: list[int]) -> CoverageProjection:
+        """Of the present day, as it is; good until the next time. What was folded before is kept, so that a page may ask often."""
+        async with self._folding:
+            last = await self.source.last(stream)
+            fold, kept, done = self._coverage.get(stream, (CoverageProjection(), 0, 0))
+            if kept == day and done <= last:
+                async for block in self.source.blocks(stream, day=day, start=done + 1, end=last):
+                    fold.apply(block)
+            else:
+                fold = CoverageProjection()
+                await folded(self.source, self.storage, stream, [fold], as_of_ns=_EVER_NS, upto=upto, end=last, ledgers=self.ledger)
+            self._coverage[stream] = fold, day, last
+            return fold
+
     def close(self) -> None:
         for view in (self._view, *self._past.values()):
             if view:
@@ -89,13 +108,20 @@ class Shelf:
 
 
 @asynccontextmanager
-async def _open_shelf(settings: Settings, clock: Clock) -> AsyncIterator[Shelf]:
+async def open_shelf(settings: Settings, clock: Clock) -> AsyncIterator[Shelf]:
+    """With connections of its own. Raises what opening the journal raises."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="ssmd-gateway-")))
         journal = await stack.enter_async_context(open_journal(settings, clock, read_only=True))
         shelf = Shelf(settings, clock, journal, open_objects(settings), folder)
         stack.callback(shelf.close)
         yield shelf
+
+
+class Place(Protocol):
+    """Where questions are answered."""
+
+    async def ask(self, work: Callable[[Shelf], Awaitable[_T]]) -> _T: ...
 
 
 class Room:
@@ -149,7 +175,7 @@ class Room:
     async def _main(self) -> None:
         self._stop = asyncio.Event()
         try:
-            async with _open_shelf(self._settings, self._clock) as shelf:
+            async with open_shelf(self._settings, self._clock) as shelf:
                 self._shelf, self._loop = shelf, asyncio.get_running_loop()
                 self._tell(None)
                 await self._stop.wait()

@@ -18,6 +18,7 @@ from journal.clock import Clock
 from journal.errors import CallerError, SsmdError
 from journal.protocols import Keeper, Storage
 from ssmd.gateway.access import Gatekeeper
+from ssmd.gateway.annex import Annex, Past
 from ssmd.gateway.buffer import Limits
 from ssmd.gateway.desk import Desk
 from ssmd.gateway.http import BoundedHttp
@@ -81,8 +82,7 @@ class Gateway:
         gatekeeper.check_bind()
         limits = spec.limits
         now = await stack.enter_async_context(Room("now", settings, clock, at_once=_NOW_AT_ONCE, limit_s=_NOW_S).opened())
-        past = Room("past", settings, clock, at_once=limits.past_at_once, limit_s=limits.past_s)
-        past = await stack.enter_async_context(past.opened())
+        annex = await stack.enter_async_context(Annex(settings, clock, at_once=limits.past_at_once, limit_s=limits.past_s).opened())
         markets = stack.enter_context(contextlib.closing(Markets(path_of(settings.data_dir, settings.env))))
         shards = list(settings.environment.shards) or ["0"]
         self.views = Views(settings.env, settings.feed, shards, clock, markets=markets, refresh=lambda: now.ask(lambda s: s.markets()))
@@ -98,8 +98,8 @@ class Gateway:
         registry.register(Traffic(self.hub, self.views))
         measures = Measures(registry)
         desk = Desk(
-            settings, clock, journal, gatekeeper, now, past, Rates(clock, limits.requests, limits.burst),
-            views=self.views.shards, clients=Register(self.hub), checks=probe.checks, metrics=measures.text,
+            settings, clock, journal, gatekeeper, now, Past(), Rates(clock, limits.requests, limits.burst),
+            views=self.views.shards, clients=Register(self.hub), annex=annex, checks=probe.checks, metrics=measures.text,
         )  # fmt: skip
         server = _server(Pages(Rest(desk, measures)), door, spec.tls)
         tasks = [

@@ -75,7 +75,7 @@ async def list_trades(desk: Desk, call: Call) -> answers.Trades:
         read = _oldest if order == "oldest" else _newest
         return span.stream, await read(shelf, span, query.limit + 1)
 
-    answered = await desk.now.ask(work)
+    answered = await desk.past.ask(work)
     stream, records = answered or (desk.streams[0], [])
     page = records[: query.limit]
     at_ns = as_of.ns if as_of else _newest_ns(desk, stream, call.now_ns)

@@ -110,7 +110,7 @@ def test_markets_of_many_times_leave_no_files(served: Served) -> None:
     start, end = served.told.times["snapshot"], served.told.times["closed"]
     for as_of in (start, end - 1, end, start, end):
         assert len(served.good(f"/v1/markets?as_of={as_of}&series=KXGOLD")["markets"]) == 2
-    kept = [link.readlink() for link in Path(f"/proc/{served.process.pid}/fd").iterdir() if link.is_symlink()]
+    kept = [link.readlink() for link in Path(f"/proc/{served.reader}/fd").iterdir() if link.is_symlink()]
     folders = {path.parent for path in kept if "ssmd-gateway-" in str(path)}
     assert 1 <= sum(1 for folder in folders for _ in folder.glob("*.sqlite")) <= 2
 
