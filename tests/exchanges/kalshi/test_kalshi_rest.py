@@ -183,6 +183,7 @@ PLAIN = b'{"markets":[]}' * 1_000
         (PLAIN, "not the gzip"),
         (gzip.compress(bytes(99_999)), "larger than"),
     ],
+    ids=["whole", "cut", "plain", "large"],
 )
 def test_answers_come_compressed(body: bytes, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Compresses(BaseHTTPRequestHandler):
