@@ -80,22 +80,25 @@ class Roster:
             for listed in known:
                 self._news(listed)
 
-    async def _choose(self) -> list[str]:
-        """Enter what is chosen now; the symbols that were not there."""
-        fresh: list[str] = []
+    async def _choose(self) -> dict[str, int]:
+        """Enter what is chosen now; see `_enter`."""
+        fresh: dict[str, int] = {}
         async for page in self._choice.pages():
-            fresh += self._enter([listed for listed in page if listed.symbol not in self.captured])
+            fresh |= self._enter([listed for listed in page if listed.symbol not in self.captured])
             for listed in page:
                 self._news(listed)
             await self._ledger.room()
         return fresh
 
-    def _enter(self, some: list[Listed]) -> list[str]:
-        fresh = [
-            x.symbol for x in some if self.captured.join(x.symbol, *((x.market.status, x.market.open_ns) if x.market else ("removed",)))
-        ]
+    def _enter(self, some: list[Listed]) -> dict[str, int]:
+        """Those that were not there, each with the time since when it was to be heard (0: it is not late)."""
+        fresh = {
+            x.symbol: self._opened_ns(x.market)
+            for x in some
+            if self.captured.join(x.symbol, *((x.market.status, x.market.open_ns) if x.market else ("removed",)))
+        }
         if fresh:
-            self._say_chosen(fresh)
+            self._say_chosen(list(fresh))
         return fresh
 
     def announced(self, symbol: str, body: Lifecycle, now_ns: int) -> int | None:
@@ -106,7 +109,9 @@ class Roster:
             return None
         captured.join(symbol, body.status or "pending", body.open_ns)
         self._say_chosen([symbol])
-        return self._since_ns(body.open_ns, body.close_ns, now_ns)
+        # Where it would have been chosen when it was created, that was not heard: it may have been open ever since.
+        unheard = body.event == "activated" and self._choice.selection.matches(symbol)
+        return self._since_ns(body.open_ns or (self._begun_ns if unheard else 0), body.close_ns, now_ns)
 
     def _opened_ns(self, market: Market | None) -> int:
         """Since when a market that joins now was to be captured and was not: it opened while we ran and was learnt of too late; else 0.
@@ -125,16 +130,13 @@ class Roster:
         return since_ns if self._begun_ns <= since_ns < min(close_ns or now_ns, now_ns) else 0
 
     async def _missed(self, market: Market | None) -> None:
-        """Say of a market that opened and closed before we learnt of it that nobody has heard it."""
+        """Say of a market that opened and closed before we learnt of it that nobody has heard it, nor what was said after its end."""
         if market is None or market.status not in _ENDED or not self._choice.selection.covers(market):
             return
         since_ns = self._opened_ns(market)
         if since_ns and not await self._last(market.symbol, _HEARD):
-            self._ledger.say(
-                Gap("not subscribed", from_ns=since_ns, to_ns=market.close_ns or self._clock.wall_ns()),
-                self._clock.wall_ns(),
-                market.symbol,
-            )
+            now_ns = self._clock.wall_ns()
+            self._ledger.say(Gap("not subscribed", from_ns=since_ns, to_ns=now_ns), now_ns, market.symbol)
 
     async def follow(self) -> AsyncGenerator[dict[str, int], None]:
         """Markets that join because the security master has changed, each with the time since when it was to be heard (0: it is not late).
@@ -158,7 +160,7 @@ class Roster:
                     self._trouble = f"the security master cannot be followed: {again}"
                 else:
                     self._trouble = ""
-                    yield dict.fromkeys(fresh, 0)
+                    yield fresh
                 continue
             selection = self._choice.selection
             fresh = self._enter([x for x in some if x.symbol not in self.captured and x.market and selection.begins(x.market)])
@@ -168,8 +170,7 @@ class Roster:
                     with suppress(StoreError):  # the journal is away: then nothing at all is captured, which has its own gap
                         await self._missed(listed.market)
             if fresh:
-                markets = {x.symbol: x.market for x in some}
-                yield {symbol: self._opened_ns(markets[symbol]) for symbol in fresh}
+                yield fresh
 
     def _news(self, listed: Listed) -> None:
         """What the security master has of a market; of others' nothing is done."""
