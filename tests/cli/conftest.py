@@ -24,12 +24,11 @@ class Ran(NamedTuple):
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-@pytest.fixture
-def ssmd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """Run one command line in this process, on data of its own."""
-    for name in ("SSMD_ENV", "SSMD_NATS", "SSMD_NATS_TOKEN", "SSMD_STORAGE", "SSMD_PROJECT", "SSMD_DEBUG"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("SSMD_DATA", str(tmp_path / "data"))
+Ssmd = Callable[..., Ran]
+
+
+def here(capsys: pytest.CaptureFixture[str]) -> Ssmd:
+    """Runs one command line in this process."""
 
     def run(*args: str | Path) -> Ran:
         capsys.readouterr()
@@ -37,3 +36,13 @@ def ssmd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         return Ran(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def ssmd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ssmd:
+    """Run one command line in this process, on data of its own."""
+    for name in ("SSMD_ENV", "SSMD_NATS", "SSMD_NATS_TOKEN", "SSMD_STORAGE", "SSMD_PROJECT", "SSMD_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SSMD_DATA", str(tmp_path / "data"))
+
+    return here(capsys)

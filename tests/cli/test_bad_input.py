@@ -11,16 +11,15 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Ran
+from tests.cli.conftest import Ran, Ssmd
 from tests.cli.recorded import market, write
 from tests.journal.servers import TOKEN, nats_server
 
-Ssmd = Callable[..., Ran]
 ROOT = Path(__file__).resolve().parents[2]
 
 

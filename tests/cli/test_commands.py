@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from tests.cli import schema
-from tests.cli.conftest import Ran
+from tests.cli.conftest import Ssmd
 from tests.cli.recorded import MIDNIGHT_MS, START_MS, market, write
 
-Ssmd = Callable[..., Ran]
 SECOND = "KXTEST-26AUG10.5-B"  # a symbol that must be escaped in a subject
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,8 @@ import pytest
 
 from journal.clock import WallClock
 from journal.link import Access, Link
-from tests.cli.conftest import Ran
+from tests.cli.conftest import Ran, Ssmd
 from tests.journal.servers import TOKEN, free_port, nats_server
-
-Ssmd = Callable[..., Ran]
 
 
 def asked(ran: Ran, check: str) -> tuple[str, str]:

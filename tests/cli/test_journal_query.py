@@ -32,10 +32,9 @@ from ssmd.settings import Settings
 from ssmd.sql import Session
 from ssmd.wiring import open_journal
 from tests.cli import schema
-from tests.cli.conftest import Ran
+from tests.cli.conftest import Ssmd
 from tests.cli.recorded import MIDNIGHT_MS, START_MS, market, write
 
-Ssmd = Callable[..., Ran]
 Holds = Callable[[dict[str, Any]], bool]
 SECOND = "KXTEST-26AUG10.5-B"
 MS = 10**6

@@ -10,7 +10,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -27,9 +27,8 @@ from ssmd.metadata.project import packaged
 from ssmd.settings import Settings
 from ssmd.wiring import open_journal
 from tests.cli import schema
-from tests.cli.conftest import Ran
+from tests.cli.conftest import Ran, Ssmd
 
-Ssmd = Callable[..., Ran]
 KEY_ID = "5f3f1b0a-1111-4222-8333-abcdefabcdef"
 DESK = """\
 name: desk

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,9 @@ from ssmd.moments import rfc3339
 from ssmd.secmaster.export import row
 from ssmd.secmaster.query import Found
 from tests.cli import schema
-from tests.cli.conftest import Ran
+from tests.cli.conftest import Ssmd
 from tests.secmaster.listing import market
 
-Ssmd = Callable[..., Ran]
 SOON_NS = 1_800_000_000 * 10**9
 MARKETS = [market(n, close_ns=SOON_NS) for n in range(120)]
 GOLD = market(

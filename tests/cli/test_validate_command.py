@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,11 +21,10 @@ from ssmd.metadata.project import Project
 from ssmd.settings import Settings
 from tests import ministack, valkey
 from tests.cli import schema
-from tests.cli.conftest import Ran
+from tests.cli.conftest import Ran, Ssmd
 from tests.journal.servers import TOKEN, free_port, nats_server
 from tests.metadata.starter import copy_starter, edit
 
-Ssmd = Callable[..., Ran]
 CANARY = "canary-7f3a91-not-to-be-seen"
 
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from journal.jetstream import JetStreamJournal
 from journal.subjects import Stream
 from tests import ministack, valkey
 from tests.cli import schema
-from tests.cli.conftest import Ran
+from tests.cli.conftest import Ran, Ssmd, here
 from tests.journal.servers import TOKEN, NatsServer, nats_server
 from tests.metadata.backends import project, write
 
@@ -47,25 +47,17 @@ shards:
   gold: {{selector: {{series: [KXGOLD]}}}}
   "0": {{selector: {{series: [KXBTC]}}}}
 """
-Ssmd = Callable[..., Ran]
 
 
 @pytest.fixture
 def ssmd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ssmd:
     """Run one command line in this process, in a project of its own."""
-    from ssmd.cli import main
-
     for name in [n for n in os.environ if n.startswith("SSMD_") and n != "SSMD_TEST"]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     project(tmp_path, kalshi="stage: dev\n", kalshi_dev="stage: dev\n")
 
-    def run(*args: str | Path) -> Ran:
-        capsys.readouterr()
-        code = main([str(a) for a in args])
-        return Ran(code, *capsys.readouterr())
-
-    return run
+    return here(capsys)
 
 
 @pytest.fixture(scope="module")

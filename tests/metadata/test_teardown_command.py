@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,10 @@ from journal.subjects import Stream
 from ssmd.settings import Settings
 from ssmd.wiring import open_journal
 from tests.cli import schema
-from tests.cli.conftest import Ran
+from tests.cli.conftest import Ssmd, here
 from tests.journal.contract import entries, opener
 from tests.metadata.backends import project, write
 
-Ssmd = Callable[..., Ran]
 CLOCK = WallClock()
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,20 +34,13 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def ssmd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ssmd:
     """Run one command line in this process, in a project with two environments that have data."""
-    from ssmd.cli import main
-
     for name in [n for n in os.environ if n.startswith("SSMD_") and n != "SSMD_TEST"]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     project(tmp_path, kalshi="", kalshi_dev="")
     (tmp_path / "exchanges/environments/kalshi.nats.sealed.yaml").write_text("kind: SealedSecret\n")
 
-    def run(*args: str | Path) -> Ran:
-        capsys.readouterr()
-        code = main([str(a) for a in args])
-        return Ran(code, *capsys.readouterr())
-
-    return run
+    return here(capsys)
 
 
 def fill(root: Path, env: str, objects: int = 5) -> None:
