@@ -20,7 +20,7 @@ from typing import Any, Final, Literal, get_args
 
 from journal.errors import BadFile, CallerError, KeyRefused
 from ssmd.keys.secret import Secret
-from ssmd.keys.values import PREVIOUS, PREVIOUS_UNTIL, SET_AT, check_size
+from ssmd.keys.values import PREVIOUS, PREVIOUS_UNTIL, SET_AT, check_size, decode
 from ssmd.moments import parse_moment, rfc3339
 
 Scope = Literal["strict", "namespace-wide", "cluster-wide"]
@@ -139,11 +139,7 @@ def _decrypt(sealed: str, key: Any, label: bytes, field: str) -> str:
         plain = None
     if plain is None:
         raise KeyRefused(f"field {field} does not open: it was sealed for another certificate, name, namespace or scope, or is damaged")
-    try:
-        return plain.decode()
-    except UnicodeDecodeError:
-        pass  # raised below: the exception here holds the value
-    raise KeyRefused(f"field {field} is not UTF-8")
+    return decode(plain, f"field {field}")
 
 
 def _padding(label: bytes) -> Any:
