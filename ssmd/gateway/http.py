@@ -59,6 +59,11 @@ class BoundedHttp(HttpToolsProtocol):
             if self._head_bytes > MAX_HEAD:
                 self.send_400_response("The request's head is too large.")
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle is not None and self.cycle.response_complete and self.cycle.more_body and not self.transport.is_closing():
+            self.transport.close()  # a body that nobody reads would keep the connection for as long as it comes
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._expect_head()

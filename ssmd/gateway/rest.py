@@ -66,7 +66,13 @@ class Rest:
         except ClientDisconnect:
             return
         except Exception as error:  # noqa: BLE001  (every error is a problem document)
-            response = self._problem(problem_of(error), _path(scope), headers)
+            problem = problem_of(error)
+            if "RateLimit" not in headers:  # it was refused before it was counted
+                try:
+                    self._count(f"open {request.client.host if request.client else ''}", headers)
+                except Problem as enough:
+                    problem = enough
+            response = self._problem(problem, _path(scope), headers)
         self._measures.answered(name, response.status_code, (self._desk.clock.mono_ns() - started_ns) / 1e9)
         if request.method == "HEAD":
             response.body = b""

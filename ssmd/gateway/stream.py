@@ -43,6 +43,8 @@ _SEND_BYTES = 256 << 10  # and in the kernel's
 _PING_S, _PONG_S = 20.0, 20.0
 _CLOSE_S = 2.0  # for what was written before the end to go out
 _REQUESTS, _BURST = 20, 100  # a second of one connection, and at once
+_FRAMES, _FRAME_BURST = 100, 500  # of any kind: pings and empty fragments are no requests, and cost 20 µs each
+_SLICE = 1 << 10  # bytes that are parsed at a time: 170 of the smallest frames
 _silent = logging.getLogger("ssmd.gateway.websocket")
 _silent.setLevel(logging.CRITICAL)
 
@@ -103,6 +105,8 @@ class StreamProtocol(asyncio.Protocol):
         self._parts = bytearray()
         self._text = True
         self._rates = Rates(door.sessions.clock, _REQUESTS, _BURST)
+        self._frames = Rates(door.sessions.clock, _FRAMES, _FRAME_BURST)
+        self._deaf = False
         self._held = ExitStack()
         self._peer = ""
         self._grant: Grant | None = None
@@ -152,13 +156,16 @@ class StreamProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
-        self._conn.receive_data(data)
-        for event in self._conn.events_received():
-            if isinstance(event, Handshake):
-                self._handshake(event)
-            elif isinstance(event, Frame):
-                self._frame(event)
-        self._send()
+        for at in range(0, len(data), _SLICE):
+            if self._deaf:
+                return
+            self._conn.receive_data(data[at : at + _SLICE])
+            for event in self._conn.events_received():
+                if isinstance(event, Handshake):
+                    self._handshake(event)
+                elif isinstance(event, Frame):
+                    self._frame(event)
+            self._send()
 
     def _send(self) -> None:
         """Write what the protocol wants written: pongs, closing frames."""
@@ -280,7 +287,11 @@ class StreamProtocol(asyncio.Protocol):
     # --- frames -------------------------------------------------------------------------------------------------------------
 
     def _frame(self, frame: Frame) -> None:
-        if frame.opcode in {Opcode.TEXT, Opcode.BINARY, Opcode.CONT}:
+        if not self._frames.take("").allowed:
+            self._deaf = True  # what else it sends is not looked at, its goodbye neither
+            if self._client:
+                self._client.close(1008, "too many frames")
+        elif frame.opcode in {Opcode.TEXT, Opcode.BINARY, Opcode.CONT}:
             if frame.opcode is not Opcode.CONT:
                 self._text = frame.opcode is Opcode.TEXT
             self._parts += frame.data
