@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from exchanges.markets import DefinitionSource
 from journal.clock import Clock, pause
-from journal.errors import VenueError
+from journal.errors import JournalUnavailable, VenueError
 from ssmd.render import Silent
 from ssmd.secmaster.following import Follower
 from ssmd.secmaster.ledger import Ledger
@@ -16,6 +17,8 @@ from ssmd.secmaster.sync import Question, Summary, Sync
 from ssmd.sharing import SharedView
 
 _DUE_S = 1.0  # how late a derived change is journalled, at most
+_AGAIN_S = 1.0
+_AWAY_NS = 5 * 10**9  # for how long it is told that the journal was away
 
 
 class Schedule(NamedTuple):
@@ -50,25 +53,40 @@ class SecmasterService:
         self._views = views
         self._status = "starting"
         self._asked = asyncio.Event()  # before its time
+        self._away = ("", 0)  # what was said when the journal was last away, and when
 
     @property
     def status(self) -> str:
-        return "; ".join((self._status, *(view.status for view in self._views if view.status)))
+        why, at_ns = self._away
+        away = why if self._clock.mono_ns() - at_ns < _AWAY_NS else ""
+        return "; ".join(part for part in (self._status, away, *(view.status for view in self._views)) if part)
 
     async def run(self) -> None:
-        """Raises `StoreError`; a venue that fails is asked again next time."""
-        await self._ledger.open()
-        await self._follower.catch_up()
+        """Until cancelled. A venue that fails is asked again next time; what is under way when the journal goes away is begun again.
+
+        Raises `StoreError` where waiting does not help.
+        """
+        await self._patiently(self._ledger.open)
+        await self._patiently(self._follower.catch_up)
+        works: list[Callable[[], Awaitable[object]]] = [self._follower.follow, self._watch_times, *(view.run for view in self._views)]
+        if self._source:
+            works += [self._watch_subscriptions, partial(self._synchronise, *self._source)]
+        else:
+            self._status = "following messages and times"
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._follower.follow())
-            group.create_task(self._watch_times())
-            for view in self._views:
-                group.create_task(view.run())
-            if self._source:
-                group.create_task(self._watch_subscriptions())
-                group.create_task(self._synchronise(*self._source))
+            for work in works:
+                group.create_task(self._patiently(work))
+
+    async def _patiently(self, work: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            try:
+                await work()
+            except JournalUnavailable as error:
+                self._away = (str(error), self._clock.mono_ns())
+                self._asked.set()  # nobody may have heard of a subscription meanwhile
+                await self._clock.sleep(_AGAIN_S)
             else:
-                self._status = "following messages and times"
+                return
 
     async def _watch_times(self) -> None:
         while True:

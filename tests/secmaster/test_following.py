@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 
 from exchanges.kalshi.changes import derived_changes, lifecycle_changes, observed_changes
 from journal.clock import WallClock
 from journal.entry import Control, Entry, Event, Lifecycle
+from journal.errors import JournalUnavailable
 from journal.memory import MemoryJournal
+from journal.protocols import StreamInfo
 from journal.subjects import Stream
 from projections.secmaster import change_of
 from ssmd.secmaster.following import Follower
@@ -113,6 +116,55 @@ def test_the_service_synchronises_follows_and_derives(tmp_path: Path) -> None:
             await asyncio.gather(running, return_exceptions=True)
         statuses = {f.symbol: f.market.status for f in select(ledger.view, Filter())}
         assert statuses[opening.symbol] == "active"
+
+    asyncio.run(body())
+
+
+class Absent(MemoryJournal):
+    """Away for the first few calls of each method that a service begins something with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused: Counter[str] = Counter()
+
+    async def ensure(self, stream: Stream, feed: str = "") -> None:
+        self._refuse(f"ensure {stream.name}", 2)
+        await super().ensure(stream, feed)
+
+    async def info(self, stream: Stream) -> StreamInfo | None:
+        self._refuse(f"info {stream.name}", 3)
+        return await super().info(stream)
+
+    def _refuse(self, call: str, times: int) -> None:
+        if self.refused[call] < times:
+            self.refused[call] += 1
+            raise JournalUnavailable("no leader")
+
+
+def test_a_service_waits_for_a_journal_that_is_away_and_then_does_all_that_it_does(tmp_path: Path) -> None:
+    async def body() -> None:
+        journal, clock = Absent(), WallClock()
+        ledger = ledger_of(tmp_path, journal, clock)
+        await MemoryJournal.ensure(journal, MARKET, "kalshi")
+        service = SecmasterService(
+            ledger, Sync(ledger, clock, observed_changes, derived_changes), Follower(ledger, journal, MARKET, "kalshi", lifecycle_changes),
+            clock, iter(map(str, range(100))).__next__, source=(Listing([market(1, open_ns=1, close_ns=0)]), QUESTION),
+        )  # fmt: skip
+        running = asyncio.create_task(service.run())
+        async with asyncio.timeout(30):
+            while "no leader" not in service.status:
+                await clock.sleep(0.01)
+            while "synchronised 1 markets" not in service.status:
+                await clock.sleep(0.01)
+            now_ns = clock.wall_ns()
+            told = Entry(Lifecycle("deactivated"), "kalshi", market(1).symbol, b"e" * 16, 1, now_ns, 1, now_ns, 20260810)
+            await journal.append(MARKET, [told])
+            while not any(change == "status_changed" for change, _, _ in await written(journal)):
+                await clock.sleep(0.01)
+        assert not running.done()
+        assert {call.partition(" ")[0] for call in journal.refused} == {"ensure", "info"}
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(body())
 
