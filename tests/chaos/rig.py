@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -17,10 +18,16 @@ from typing import Any
 
 import msgspec
 
+from journal.clock import WallClock
 from journal.guard import ServerState
+from journal.subjects import Stream
+from ssmd.settings import Settings
+from ssmd.wiring import open_journal
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60
+QUIET_S = 3
+STREAM = Stream("local", shard="0")
 
 
 class Rig:
@@ -121,8 +128,18 @@ class Rig:
             assert time.monotonic() < end, f"the feed did not end within {seconds} s: {self.status()}"
             time.sleep(0.1)
             self.keep()
-        time.sleep(3)
+        asyncio.run(self._quiet())
         self.keep()
+
+    async def _quiet(self) -> None:
+        """Until the journal is back, whatever was killed last, and has had what the connector still held."""
+        async with open_journal(Settings(data_dir=self.data), WallClock(), read_only=True) as journal:
+            last, since = -1, time.monotonic()
+            while time.monotonic() - since < QUIET_S:
+                info = await journal.info(STREAM)
+                if info and info.last != last:
+                    last, since = info.last, time.monotonic()
+                await asyncio.sleep(0.1)
 
     def stop(self) -> None:
         """Stop all politely, the connector first. Fails the test for one that does not stop well."""
