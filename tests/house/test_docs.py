@@ -76,3 +76,16 @@ def test_the_page_lists_every_variable_that_is_read_and_no_other() -> None:
     listed = variables(re.findall(r"^\| (`.*?) \|", page[page.index("## Variables") :], re.MULTILINE))
     assert len(read) > 15
     assert read == listed
+
+
+def test_what_the_architecture_names_is_in_the_tree() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = re.findall(r"`([a-z_/]+(?:/|\.py))`", page)
+    assert {"ssmd/gateway/", "journal/block.py", "room.py", "ssmd/wiring.py"} <= set(named)
+    folders = [ROOT, *(path for package in ("ssmd", "journal") for path in (ROOT / package).rglob("*") if path.is_dir())]
+    missing = [name for name in named if not any((folder / name).exists() for folder in (folders if "/" not in name else [ROOT]))]
+    assert not missing
+    rows = page[page.index("## The tree") :]
+    assert set(re.findall(r"^\| `(\w+)/` \|", rows, re.MULTILINE)) == {
+        path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()
+    }
