@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.chromium import Tab, Theme, browser, tab
-from tests.gateway.served import command, environ
+from tests.gateway.served import command, environ, stop
 from tests.journal.servers import free_port
 
 pytestmark = pytest.mark.chromium
@@ -83,13 +82,8 @@ def running(data: Path) -> Iterator[Running]:
         until(found.ready, f"the gateway is not ready: {found.log()}")
         yield found
     finally:
-        for process in (found.gateway, found.capture):
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        stop(found.gateway)
+        stop(found.capture)
 
 
 @pytest.fixture(scope="module")

@@ -176,6 +176,15 @@ def environ(data: Path, **more: str) -> dict[str, str]:
     return {**kept, "SSMD_DATA": str(data), **more}
 
 
+def stop(process: subprocess.Popen[Any]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 @contextlib.contextmanager
 def gateway(
     data: Path, told: Told, *options: str, directory: Path | None = None, variables: Mapping[str, str] | None = None
@@ -196,12 +205,7 @@ def gateway(
         port = int(ready.partition("serving ")[2].partition(",")[0].rpartition(":")[2])
         yield Served(data, port, process, told, said)
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process)
         reader.join(10)
         process.stderr.close()
 
