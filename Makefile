@@ -22,8 +22,10 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)
 	@$(BIN)/ssmd demo $(if $(DEMO_RECORDING),--recording "$(DEMO_RECORDING)")
 
+# Tests wait as much as they compute: three workers for two cores. WORKERS=0: none, for --pdb.
+WORKERS ?= 3
 test: $(STAMP)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -34,6 +35,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     # What takes minutes begins first, so that nobody waits for it alone in the end.
     slow = {item.path for item in kept if any(item.get_closest_marker(suite) for suite in ("chaos", "data", "rehearsal"))}
     items[:] = sorted(kept, key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Files go to workers whole, in the order of collection. Of what needs a core for itself one test runs at a time."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):  # type: ignore[misc]  # (it has no types)
+        def _split_scope(self, nodeid: str) -> str:
+            return "heavy" if nodeid.startswith(("tests/chaos/", "tests/data/")) else super()._split_scope(nodeid)
+
+    return Files(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
