@@ -227,6 +227,7 @@ class _Reader:
         self._delay = _POLL_FIRST_S
         self._bounded = follow
         self._sift = False  # the server does not filter, `next` does
+        self._last: Stored | None = None  # what was delivered last
 
     async def pause(self) -> None:
         self.close()
@@ -253,6 +254,7 @@ class _Reader:
         if self._end is not None and self._at > self._end:
             return False
         self._check(found)
+        await self._check_last()
         pull = _Pull(self._link, self._stream)
         self._pull = pull
         # A followed, filtered read that has an end sees all messages, or it would not know that the end has passed.
@@ -286,6 +288,14 @@ class _Reader:
                 " the archive"
             )
 
+    async def _check_last(self) -> None:
+        """Sequences alone do not tell a stream that was made anew, or restored, and has grown past where this read is."""
+        if (last := self._last) is None:
+            return
+        found = await fetch(self._link, self._stream, seq=last.sequence)
+        if found and (found.subject, found.payload) != (last.subject, last.payload):  # else it was purged
+            raise HoleInStream(f"{self._stream}:{last.sequence} is another entry than was read: the stream was made anew or restored since")
+
     async def next(self) -> list[Stored] | None:
         """The next run, empty if it only was time to look; None at the end."""
         if self._end is not None and self._at > self._end:
@@ -305,6 +315,7 @@ class _Reader:
             expected = next(n for n, m in enumerate(arrived, self._at) if m.sequence != n)
             raise HoleInStream(f"{self._stream}:{expected} is missing; compare the stream with the archive")
         self._at = last + 1
+        self._last = arrived[-1]
         if self._end is not None and last > self._end:
             arrived = [m for m in arrived if m.sequence <= self._end]
         return [m for m in arrived if self._wanted(m)] if self._sift else arrived

@@ -35,6 +35,8 @@ class LiveView(Protocol):
     ready: bool
     position: int
     effective_ns: int
+    broken: str  # why it had to begin again, the last time
+    missing: str  # what of the beginning is not known
     books: BookProjection
     tickers: TickerProjection
     statuses: StatusProjection

@@ -181,7 +181,7 @@ class Unknown(msgspec.Struct, omit_defaults=True):
 
 class Subscribed(Message, tag="subscribed", kw_only=True):
     """`positions`: what follows was journalled behind them. `resumed`: what was missed follows; if false, `resume_from` says from
-    where it could have.
+    where it could have, and `reason` why not, where that is not its age alone.
     """
 
     subscription: str
@@ -194,6 +194,7 @@ class Subscribed(Message, tag="subscribed", kw_only=True):
     unknown: list[Unknown] = []
     resumed: bool | None = None
     resume_from: list[str] = []
+    reason: str = ""
 
 
 class Unsubscribed(Message, tag="unsubscribed", kw_only=True):

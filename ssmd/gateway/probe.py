@@ -49,4 +49,7 @@ class Probe:
         name = view.stream.name
         behind = self._behind.get(name)
         where = f"at {name}:{view.position}{f', {behind:,} entries behind' if behind else ''}"
-        return Check(name=f"view {name}", good=view.ready, reason=where if view.ready else f"folding what is journalled, {where}")
+        about = [where if view.ready else f"folding what is journalled, {where}"]
+        about += [f"had to begin again: {view.broken}"] if view.broken else []
+        about += [view.missing] if view.missing else []
+        return Check(name=f"view {name}", good=view.ready, reason="; ".join(about))

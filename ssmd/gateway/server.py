@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from journal.clock import Clock
 from journal.errors import CallerError, SsmdError
 from journal.protocols import Keeper, Storage
+from ssmd.gateway import message as m
 from ssmd.gateway.access import Gatekeeper
 from ssmd.gateway.annex import Annex, Past
 from ssmd.gateway.buffer import Limits
@@ -43,6 +44,7 @@ from ssmd.wiring import open_journal, open_objects
 _NOW_AT_ONCE, _NOW_S = 4, 10.0
 _GRACE_S = 2
 _BACKLOG = 1_024
+_SERVING = "serving"
 
 
 class Gateway:
@@ -54,7 +56,7 @@ class Gateway:
         self.clock = clock
         self.host = host or spec.host
         self.port = spec.port if port is None else port  # the one that is listened on, once `run` listens; 0: any
-        self.status = "starting"
+        self._phase = "starting"
         self.listening = asyncio.Event()
         self.stopping = asyncio.Event()
         self.hub: Hub
@@ -116,7 +118,7 @@ class Gateway:
         try:
             await asyncio.wait({*tasks, stopped}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self.status = "stopping"
+            self._phase = "stopping"
             server.should_exit = True
             for task in (*tasks[1:], stopped):
                 task.cancel()
@@ -127,11 +129,24 @@ class Gateway:
 
     async def _follow(self, journal: Keeper, storage: Storage) -> None:
         started_ns = self.clock.mono_ns()
-        self.status = "folding what is journalled"
+        self._phase = "folding what is journalled"
         await self.views.start(journal, storage)
         took_s = (self.clock.mono_ns() - started_ns) / 1e9
-        self.status = f"serving {self.url}, ready after {took_s:.1f} s at {', '.join(self.views.positions())}"
-        await self.views.run(journal, self.hub.publish)
+        self._phase = f"{_SERVING} {self.url}, ready after {took_s:.1f} s at {', '.join(self.views.positions())}"
+        await self.views.run(journal, storage, self.hub.publish, self._dismiss)
+
+    def _dismiss(self, why: str) -> None:
+        """Clients come back to what is there then, and are told that it does not go on from what they had."""
+        for client in tuple(self.hub.clients.values()):
+            client.say_last(m.Failed(code="begun_again", message=why))
+            client.close(1012, "the view is begun again; connect again and resume")
+
+    @property
+    def status(self) -> str:
+        """For the operator."""
+        if self._phase.startswith(_SERVING):
+            return next((f"folding again: {view.broken}" for view in self.views.shards if not view.ready), self._phase)
+        return self._phase
 
     @property
     def url(self) -> str:

@@ -100,7 +100,8 @@ class Sessions:
                 subscription=subscription.id, id=asked.id, channels=list(asked.channels), mode=asked.mode,
                 interval_ms=subscription.interval_ms, symbols=self._count(chosen), positions=self.views.positions(), unknown=unknown,
                 resumed=not refused if resumes else None,
-                resume_from=[f"{v.stream.name}:{v.recent.since}" for v, _, _ in resumes] if refused else [],
+                resume_from=[f"{v.stream.name}:{max(v.recent.since, v.resumable)}" for v, _, _ in resumes] if refused else [],
+                reason=next((v.broken for v, n, _ in resumes if n <= v.resumable and v.broken), "") if refused else "",
             )
         )  # fmt: skip
         if resumes and not refused:
@@ -154,8 +155,8 @@ class Sessions:
         raise CallerError(f"resume: {position} is of no stream that is served here; served: {known}")
 
     def _within(self, view: MarketView, sequence: int) -> bool:
-        """Whether what came behind `sequence` can be told: not too much, and still in the journal."""
-        return sequence >= view.first - 1 and view.position - MAX_REPLAY <= sequence <= view.position
+        """Whether what came behind `sequence` can be told: not too much, still in the journal, and of the stream as it is now."""
+        return sequence >= max(view.first - 1, view.resumable) and view.position - MAX_REPLAY <= sequence <= view.position
 
     async def _resume(self, client: Client, subscription: Subscription, places: Sequence[tuple[MarketView, int]]) -> None:
         """Send what was missed, as fast as the client takes it, then attach the subscription."""

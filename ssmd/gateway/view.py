@@ -6,14 +6,17 @@ end are folded in blocks; those that clients may still ask for, and all that com
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from operator import attrgetter
 from typing import Any, cast
 
 from journal.block import Block, BlockBuilder
 from journal.entry import Gap, Kind, Record
+from journal.errors import HoleInStream, JournalUnavailable
 from journal.protocols import JournalReader, Storage
 from journal.subjects import Stream
 from projections.book import BookProjection, BookState, BookTop
@@ -32,6 +35,7 @@ FOLDS = ("book", "trades", "ticker", "status")
 RECENT_MESSAGES = 50_000  # kept for clients that come back, about 40 MB with `RECENT_WEIGHT`
 RECENT_WEIGHT = 500_000  # levels of the snapshots among them, 16 bytes each
 RECENT_TRADES = 10_000
+_FIRST_S = 10.0  # for an entry that is there
 _SHOWN = 20_000  # snapshots kept encoded
 _BOOKS = frozenset({int(Kind.book), int(Kind.delta)})
 _COLUMNS = ("kind", "symbol", "sequence", "recv_ns", "venue_ns", "price_exponent", "size_exponent")
@@ -82,6 +86,12 @@ class MarketView:
         self.effective_ns = 0
         self.recent = Recent(recent)
         self.notes: list[str] = []  # why checkpoints were passed over at the start
+        self.missing = ""  # what of the beginning is not known
+        self.broken = ""  # why it had to begin again, the last time
+        self.resumable = 0  # the least position that a client can go on from: what it has of before is of another stream
+        self._whole = 1  # from this sequence on nothing is missing, as far as is known
+        self._newest: Record | None = None
+        self._subjects = stream.subjects(feed)
         self._keep = recent
         self._shown = Shown(stream.name, LEAST_DECIMALS.get(feed, (0, 0)))
         self._trades: deque[Update] = deque(maxlen=RECENT_TRADES)
@@ -105,29 +115,92 @@ class MarketView:
     # --- following ----------------------------------------------------------------------------------------------------------
 
     async def start(self, journal: JournalReader, storage: Storage, *, upto: int | None = None) -> None:
-        """Restore and fold up to the present end, or to `upto`. Raises `StoreError`, `HoleInStream`."""
-        found = await restore_newest(journal, storage, self.stream, self._new_runner, upto=upto)
+        """Restore and fold up to the present end, or to `upto`; again if need be. Raises `StoreError`, `HoleInStream`.
+
+        Where the journal has neither the beginning nor a checkpoint, what is there is folded: books wait for their snapshots. Not
+        `upto` a place, which is for going on as others did.
+        """
+        self.ready = False
+        self.recent, self.notes, self.missing, self._newest = Recent(self._keep), [], "", None
+        self._trades.clear()
+        self._snapshots.clear()
+        info = await journal.info(self.stream)
+        last = info.last if info else 0
+        self._whole = self._whole if self._whole <= last + 1 else 1
+        self.first = max(self._whole, info.first if info else 1)
+        found = await restore_newest(journal, storage, self.stream, self._new_runner, first=self.first, upto=upto)
         self._use(found.runner)
         self.notes += found.notes
-        info = await journal.info(self.stream)
-        self.first = info.first if info else 1
-        end = (info.last if info else 0) if upto is None else upto
+        if self.position < self.first - 1 and upto is None:
+            self.missing = f"what was before {self.stream.name}:{self.first} is not there any more, and no checkpoint tells it"
+            self.position = self.first - 1
+        end = last if upto is None else upto
         quiet = end if upto is not None else end - self._keep
-        if self.position < quiet:
-            async for records in journal.read(self.stream, start=self.position + 1, end=quiet):
-                self._fold(block_of(records))
-        self._begin()
-        if self.position < end:
-            async for records in journal.read(self.stream, start=self.position + 1, end=end):
-                self.recent.add(self.changes(block_of(records)))
+        try:
+            await self._read(journal, quiet, self._fold)
+            self._begin()
+            await self._read(journal, end, lambda block: self.recent.add(self.changes(block)))
+        except HoleInStream:
+            await self._look_behind(journal)
+            raise
+        self._newest = self._newest or await self._entry(journal, self.position)
+        if self.broken:
+            self.resumable = max(self.resumable, self.position)
         self.ready = True
 
+    async def _read(self, journal: JournalReader, end: int, take: Callable[[Block], object]) -> None:
+        if self.position < end:
+            async with aclosing(journal.read(self.stream, start=self.position + 1, end=end)) as reads:  # type: ignore[type-var]
+                async for records in reads:
+                    take(block_of(records))
+                    self._newest = records[-1]
+
+    async def _look_behind(self, journal: JournalReader) -> None:
+        """From where on nothing is missing, after something was behind `position`. Filtered reads pass holes over."""
+        at = self.position
+        async with aclosing(journal.read(self.stream, start=at + 1, subjects=self._subjects)) as reads:  # type: ignore[type-var]
+            async for records in reads:
+                for record in records:
+                    if record.sequence != at + 1:
+                        self._whole = record.sequence
+                    at = record.sequence
+
     async def follow(self, journal: JournalReader, publish: Publish) -> None:
-        """Fold what comes, and publish it, until cancelled. Raises `HoleInStream`."""
-        async for records in journal.read(self.stream, start=self.position + 1, follow=True):
-            updates = self.changes(block_of(records))
-            self.recent.add(updates)
-            publish(updates)
+        """Fold what comes, and publish it, until cancelled. Raises `HoleInStream`, also where the stream is not what was folded."""
+        info = await journal.info(self.stream)
+        first, last = (info.first, info.last) if info else (1, 0)
+        if last < self.position:
+            raise HoleInStream(f"{self.stream.name} ends at {last} but {self.position} was folded: it was made anew or restored")
+        # Read from the last one that was folded, so that the reader too knows it again after an outage.
+        again = first <= self.position
+        try:
+            async with asyncio.timeout(_FIRST_S if again else None) as limit:
+                async for records in journal.read(self.stream, start=self.position + (not again), follow=True):
+                    limit.reschedule(None)
+                    if self._newest and records[0].sequence == self._newest.sequence and records[0] != self._newest:
+                        at = records[0].sequence
+                        raise HoleInStream(
+                            f"{self.stream.name}:{at} is not the entry that was folded: the stream was made anew or restored"
+                        )
+                    updates = self.changes(block_of(records))
+                    self._newest = records[-1]
+                    self.recent.add(updates)
+                    publish(updates)
+        except TimeoutError:
+            raise JournalUnavailable(f"{self.stream.name}:{self.position} is not read again within {_FIRST_S:g} s") from None
+
+    async def _entry(self, journal: JournalReader, at: int) -> Record | None:
+        if at >= self.first:
+            async with aclosing(journal.read(self.stream, start=at, end=at)) as reads:  # type: ignore[type-var]
+                async for records in reads:
+                    return records[0]
+        return None
+
+    def give_up(self, why: str) -> None:
+        """What was told cannot be gone on from: `start` again. Whoever was told something by now has to begin again too."""
+        self.ready = False
+        self.broken = why
+        self.resumable = max(self.resumable, self.position + 1)
 
     def _fold(self, block: Block) -> None:
         for projection in (self.books, self.trades, self.tickers, self.statuses):

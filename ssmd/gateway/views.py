@@ -7,10 +7,11 @@ from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from functools import partial
 
 from journal.clock import Clock
 from journal.entry import Record
-from journal.errors import CorruptionError, NotFound, StorageError, StoreError
+from journal.errors import CorruptionError, HoleInStream, NotFound, SsmdError, StorageError, StoreError
 from journal.protocols import JournalReader, Storage
 from journal.subjects import Stream
 from projections.book import BookView
@@ -37,8 +38,11 @@ class DayView:
 
     def __init__(self, env: str, *, most: int = 32) -> None:
         self.stream = Stream(env, domain="day")
-        self.position = 0
         self._most = most
+        self._forget()
+
+    def _forget(self) -> None:
+        self.position = 0
         self._days: dict[str, Update] = {}
         self._states: dict[str, str] = {}
         self._before = 0
@@ -48,11 +52,13 @@ class DayView:
         return self._days[max(self._days)] if self._days else None
 
     async def follow(self, journal: JournalReader, publish: Publish) -> None:
-        """Until cancelled. Raises `StoreError`."""
+        """Until cancelled. Raises `StoreError`, `HoleInStream`."""
         async for records in journal.read(self.stream, start=self.position + 1, follow=True):
             publish(self.changes(records))
 
     async def start(self, journal: JournalReader) -> None:
+        """Know the days there are; again if need be. Raises `StoreError`, `HoleInStream`."""
+        self._forget()
         info = await journal.info(self.stream)
         if info is None:
             return
@@ -121,25 +127,50 @@ class Views:
         return all(view.ready for view in self.shards)
 
     async def start(self, journal: JournalReader, storage: Storage) -> None:
-        """Fold up to the present. Raises `HoleInStream`; a journal or storage that is away is waited for, see `error`."""
+        """Fold up to the present; a journal or storage that is away, or has a hole just now, is waited for, see `error`."""
         for view in self.shards:
-            await self._patiently(lambda v=view: v.start(journal, storage))  # type: ignore[misc]
-        await self._patiently(lambda: self.days.start(journal))
+            await self._patiently(partial(view.start, journal, storage))
+        await self._patiently(partial(self.days.start, journal))
 
-    async def run(self, journal: JournalReader, publish: Publish) -> None:
-        """Follow until cancelled. Raises `HoleInStream`: start again, from a checkpoint."""
+    async def run(self, journal: JournalReader, storage: Storage, publish: Publish, dismiss: Callable[[str], object]) -> None:
+        """Follow until cancelled. What cannot be followed any more (entries are gone, or others than were read) is begun again from what
+        is there: then `dismiss` is told why, and no client may be sent more of what it was sent before.
+        """
+
+        async def begin_again(start: Callable[[], Awaitable[None]], why: str) -> None:
+            self._of.clear()
+            dismiss(why)
+            await self._patiently(start)
+
+        async def follow(view: MarketView) -> None:
+            while True:
+                try:
+                    await self._patiently(partial(view.follow, journal, publish), (StoreError,))
+                except HoleInStream as error:
+                    view.give_up(str(error))
+                    await begin_again(partial(view.start, journal, storage), view.broken)
+
+        async def follow_days() -> None:
+            while True:
+                try:
+                    await self._patiently(partial(self.days.follow, journal, publish), (StoreError,))
+                except HoleInStream as error:
+                    await begin_again(partial(self.days.start, journal), str(error))
+
         async with asyncio.TaskGroup() as group:
             for view in self.shards:
-                group.create_task(self._patiently(lambda v=view: v.follow(journal, publish)))  # type: ignore[misc]
-            group.create_task(self._patiently(lambda: self.days.follow(journal, publish)))
+                group.create_task(follow(view))
+            group.create_task(follow_days())
             if self._refresh and self._markets:
                 group.create_task(self._name_markets(self._markets, self._refresh))
 
-    async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def _patiently(
+        self, work: Callable[[], Awaitable[None]], passing: tuple[type[SsmdError], ...] = (StoreError, HoleInStream)
+    ) -> None:
         while True:
             try:
                 await work()
-            except StoreError as error:
+            except passing as error:
                 self.error = str(error)
                 await self._clock.sleep(_RETRY_S)
             else:
@@ -255,14 +286,12 @@ class Views:
         at = 0 if kind == "series" else 1
         return [symbol for symbol in self.symbols() if self.kinds(symbol)[at] == name]
 
-    def is_known(self, symbol: str) -> bool:
-        """Whether there is such a market, though nothing was captured of it."""
-        if self.of(symbol):
-            return True
-        try:
-            return self._markets is not None and symbol in self._markets.rows([symbol])
-        except StorageError:
-            return False
+    def strange(self, symbols: Iterable[str]) -> set[str]:
+        """Those that are no markets, as far as is known: neither captured nor in the security master."""
+        found = {symbol for symbol in symbols if not self.of(symbol)}
+        with suppress(StorageError):
+            found -= self._markets.known_of(found) if self._markets and found else set()
+        return found
 
     def near(self, symbol: str) -> list[str]:
         """Symbols like one that is unknown."""

@@ -88,13 +88,15 @@ class History:
         self.last: dict[str, tuple[str, Any, Any]] = {}
         self.trades: dict[str, list[int]] = {}
         self.end = 0
+        self._fold = BookProjection()
 
     @classmethod
-    async def read(cls, journal: JetStreamJournal) -> History:
-        found, fold = cls(), BookProjection()
-        async for records in journal.read(STREAM):
+    async def read(cls, journal: JetStreamJournal, before: History | None = None) -> History:
+        """Of all, or of what came behind `before` and had not been read with it."""
+        found = before or cls()
+        async for records in journal.read(STREAM, start=found.end + 1):
             for record in records:
-                found._add(record, fold)
+                found._add(record, found._fold)
         return found
 
     def _add(self, record: Record, fold: BookProjection) -> None:
