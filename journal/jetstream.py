@@ -100,6 +100,7 @@ class JetStreamJournal:
         async with aclosing(chunks):
             async for chunk in chunks:
                 for at in range(0, len(chunk), _DECODE_CHUNK):
+                    await self._clock.sleep(0)
                     yield [Record(m.sequence, decode(m.payload)) for m in chunk[at : at + _DECODE_CHUNK]]
 
     async def info(self, stream: Stream) -> StreamInfo | None:

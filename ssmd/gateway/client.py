@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ssmd.gateway.hub import Hub
 
 _BUDGET = 64 << 10  # bytes of one `take`
-_TAKES = 16  # of one pump: then others have their turn
+_TAKES = 4  # of one pump: then others have their turn
 
 Key = tuple[str, int, frozenset[Selector]]  # mode, interval in ms, what is chosen
 

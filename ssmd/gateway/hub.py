@@ -19,6 +19,7 @@ from ssmd.gateway.message import STATE_CHANNELS, Topic, Update
 from ssmd.gateway.request import Selector
 
 FLUSH_S = 0.005
+_TURN_S = 0.02  # of clients that have something waiting: then the loop's other work has its turn
 _LOOK_S = 0.5  # between looks at idle and stuck clients
 
 
@@ -126,8 +127,14 @@ class Hub:
         self._flushed_s = asyncio.get_running_loop().time()
         self.distribute()
         awake, self._awake = self._awake, {}
-        for client in awake:
+        until_s = self._flushed_s + _TURN_S
+        while awake and asyncio.get_running_loop().time() < until_s:
+            client = next(iter(awake))
+            del awake[client]
             client.pump()
+        if awake:  # they are the first of the next turn
+            self._awake = {**awake, **self._awake}
+            self._schedule()
 
     def drain(self, client: Client) -> None:
         """The client can take more."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from math import ceil
 from typing import NamedTuple
 
 from journal.clock import Clock
@@ -14,16 +15,19 @@ from ssmd.gateway import message as m
 from ssmd.gateway.client import Client, Subscription
 from ssmd.gateway.hub import Hub
 from ssmd.gateway.message import STATE_CHANNELS, Update
+from ssmd.gateway.rates import Rates
 from ssmd.gateway.request import Configure, Ping, Request, Selector, Snapshot, Subscribe, Unsubscribe, parse, selectors
 from ssmd.gateway.view import MarketView, block_of
 from ssmd.gateway.views import Views
 
 MAX_REPLAY = 5_000_000  # entries that are folded again for one client
-_CHUNK = 500  # messages that are offered at a time
+_CHUNK = 100  # messages that are offered, and entries that are folded, at a time: about 5 ms
 _FULL = 0.25  # of the buffer: a replay waits until it is emptier
 _WAIT_S = 0.02
 _REPLAYS = 2  # that read the journal at a time
-_NEARLY = 10_000  # entries: the rest of a replay is offered at once
+_NEARLY = 500  # entries: the rest of a replay is offered at once
+_WIDE_S, _WIDE = 2_000, 50_000  # names and states that requests of one client may take, a second and at once (or ten times all symbols)
+_STRANGE_COST, _NEAR_COST = 4, 500  # of them for an unknown name, and for names like it
 _ALL = 1 << 62
 _NEAR_FOR = 5  # unknown symbols for which like ones are looked for: each costs milliseconds
 MAX_CHOSEN = 20_000  # symbols times channels that one client's subscriptions may name
@@ -47,6 +51,7 @@ class Sessions:
         self._archives = archives
         self._feed = feed
         self._turns = asyncio.Semaphore(_REPLAYS)
+        self._wide = Rates(clock, _WIDE_S, _WIDE)
 
     def receive(self, client: Client, data: bytes) -> None:
         """One message of the client's. What cannot be done is told to it."""
@@ -85,7 +90,7 @@ class Sessions:
     def _subscribe(self, client: Client, asked: Subscribe) -> None:
         if len(client.subscriptions) >= self.max_subscriptions:
             raise CallerError(f"you have {self.max_subscriptions} subscriptions; unsubscribe from some first")
-        chosen, unknown = self._known(selectors(asked))
+        chosen, unknown = self._known(client, selectors(asked))
         if not chosen:
             named = ", ".join(f"{u.name} (like {', '.join(u.near)})" if u.near else u.name for u in unknown[:5])
             raise CallerError(f"nothing is known of {named}")
@@ -112,10 +117,19 @@ class Sessions:
             self.hub.regroup(client)
             client.owe(self.hub.topics(chosen))
 
-    def _known(self, chosen: frozenset[Selector]) -> tuple[frozenset[Selector], list[m.Unknown]]:
+    def _known(self, client: Client, chosen: frozenset[Selector]) -> tuple[frozenset[Selector], list[m.Unknown]]:
+        """What of it there is. Each name, and each state of all, is work that others wait for. Raises `CallerError` for too much of it."""
         symbols = {name for _, kind, name in chosen if kind == "symbol" and name}
-        strange = {symbol for symbol in symbols if not self.views.is_known(symbol)}
-        unknown = [m.Unknown(symbol, self.views.near(symbol) if n < _NEAR_FOR else []) for n, symbol in enumerate(sorted(strange))]
+        everything = len(self.views.symbols())
+        self._wide.burst = max(_WIDE, 10 * everything)
+        states = sum(1 if kind == "symbol" else everything for channel, kind, _ in chosen if channel in STATE_CHANNELS)
+        taken = self._wide.take(client.id, states + len(symbols))
+        if not taken.allowed:
+            raise CallerError(f"that is too much so soon after what you asked before: ask again in {ceil(taken.wait_s)} s, or for less")
+        strange = sorted(self.views.strange(symbols))
+        likened = strange[:_NEAR_FOR]
+        self._wide.take(client.id, min(taken.left, _STRANGE_COST * len(strange) + _NEAR_COST * len(likened)))
+        unknown = [m.Unknown(symbol, self.views.near(symbol) if symbol in likened else []) for symbol in strange]
         return frozenset(s for s in chosen if s[1] != "symbol" or s[2] not in strange), unknown
 
     def _count(self, chosen: frozenset[Selector]) -> int | None:
@@ -136,7 +150,7 @@ class Sessions:
         client.tell(m.Unsubscribed(subscription=subscription.id, id=asked.id))
 
     def _snapshot(self, client: Client, asked: Snapshot) -> None:
-        chosen, unknown = self._known(selectors(Subscribe(channels=asked.channels, symbols=asked.symbols)))
+        chosen, unknown = self._known(client, selectors(Subscribe(channels=asked.channels, symbols=asked.symbols)))
         client.tell(m.Snapshots(id=asked.id, positions=self.views.positions(), unknown=unknown))
         self.hub.distribute()
         client.owe(self.hub.topics(chosen))

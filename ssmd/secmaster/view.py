@@ -251,6 +251,14 @@ class View:
 
     # Markets
 
+    def known_of(self, symbols: Iterable[str]) -> set[str]:
+        """Those of `symbols` that were ever there."""
+        wanted, found = list(symbols), set[str]()
+        for at in range(0, len(wanted), _ASKED):
+            some = wanted[at : at + _ASKED]
+            found.update(name for (name,) in self.query(f"SELECT symbol FROM markets WHERE symbol IN ({','.join('?' * len(some))})", some))  # noqa: S608
+        return found
+
     def rows(self, symbols: Iterable[str]) -> dict[str, Row]:
         """Those of `symbols` that were ever there."""
         wanted, found = list(symbols), {}

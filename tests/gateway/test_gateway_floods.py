@@ -1,0 +1,162 @@
+"""Much of what is cheap to send and dear to answer: counted, cut off or put off, and the others are served meanwhile."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.sync.client import ClientConnection, connect
+
+from tests.gateway.served import GOLD, Served, gateway, seeded
+
+CONT, TEXT, PING, PONG = 0, 1, 9, 10
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    data, told = seeded(tmp_path_factory.mktemp("floods"))
+    with gateway(data, told) as found:
+        yield found
+        assert found.process.poll() is None
+        assert "Traceback" not in found.log
+
+
+def frame(opcode: int, data: bytes = b"", *, fin: bool = True, reserved: int = 0, masked: bool = True) -> bytes:
+    mask = 0x80 if masked else 0
+    size = bytes([mask | len(data)]) if len(data) < 126 else bytes([mask | 126]) + struct.pack(">H", len(data))
+    return bytes([(0x80 if fin else 0) | reserved | opcode]) + size + (bytes(4) if masked else b"") + data
+
+
+def shaken(served: Served, query: str = "") -> socket.socket:
+    """A stream, as bare as can be."""
+    stream = socket.create_connection(("127.0.0.1", served.port), 30)
+    key = base64.b64encode(os.urandom(16)).decode()
+    head = (
+        f"GET /v1/stream{query} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    )
+    stream.sendall(f"{head}Sec-WebSocket-Key: {key}\r\n\r\n".encode())
+    got = b""
+    while b"\r\n\r\n" not in got:
+        got += stream.recv(1)
+    assert b" 101 " in got
+    return stream
+
+
+def rest_of(stream: socket.socket) -> bytes:
+    found = b""
+    with suppress(ConnectionError):
+        while data := stream.recv(1 << 20):
+            found += data
+    return found
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [frame(PING) * 60_000, frame(PONG, b"x") * 60_000, frame(TEXT, fin=False) + frame(CONT, fin=False) * 60_000],
+    ids=["pings", "pongs", "empty fragments"],
+)
+def test_tiny_frames_without_end_are_cut_off(served: Served, flood: bytes) -> None:
+    """They were answered for as long as they came: 40,000 pings in one piece held everybody up for 4 s."""
+    with closing(shaken(served)) as stream:
+        with suppress(ConnectionError):
+            stream.sendall(flood)
+        started = time.monotonic()
+        ended = rest_of(stream)
+        assert time.monotonic() - started < 20
+        assert ended.count(frame(PONG, masked=False)) < 1_000
+    assert served.ask("/v1/health/live").status == 200
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        frame(PING, bytes(126)), frame(PING, fin=False), frame(TEXT, b"{}", masked=False), frame(TEXT, b"{}", reserved=0x40),
+        frame(TEXT, b"{}", reserved=0x10), frame(3, b"x"), frame(11, b"x"), frame(CONT, b"x"),
+        frame(TEXT, b"{", fin=False) + frame(TEXT, b"}"),
+        frame(8, b"\x00"), frame(8, b"\x03\xee"), frame(8, b"\x03\xe8\xff\xff"), b"\x81\xff" + b"\xff" * 8 + bytes(4),
+    ],
+)  # fmt: skip
+def test_what_is_no_frame_ends_the_stream(served: Served, broken: bytes) -> None:
+    with closing(shaken(served)) as stream:
+        stream.sendall(broken)
+        assert b"\x88" in rest_of(stream), "it is told why"
+
+
+def test_frames_behind_the_goodbye_are_nothing(served: Served) -> None:
+    with closing(shaken(served)) as stream:
+        with suppress(ConnectionError):
+            stream.sendall(frame(8, b"\x03\xe8") + frame(TEXT, b'{"op":"ping","id":"late"}') * 50)
+        assert b"late" not in rest_of(stream)
+
+
+def test_a_body_that_nobody_reads_keeps_no_connection(served: Served) -> None:
+    """It held one for as long as a byte came now and then."""
+    with closing(socket.create_connection(("127.0.0.1", served.port), 30)) as stream:
+        stream.sendall(b"GET /v1/health/live HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n")
+        assert b"200 OK" in rest_of(stream)
+
+
+def test_what_is_refused_is_counted_too(served: Served) -> None:
+    connection = HTTPConnection("127.0.0.1", served.port, timeout=60)
+    statuses = set()
+    for _ in range(2_000):
+        connection.request("GET", "/v1/marketsmarkets")
+        answer = connection.getresponse()
+        answer.read()
+        statuses.add(answer.status)
+        if answer.status == 429:
+            assert int(answer.headers["Retry-After"]) >= 1
+            break
+    connection.close()
+    assert statuses == {404, 429}
+    time.sleep(1)
+
+
+def asked(ws: ClientConnection, request: dict[str, Any], stops: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    ws.send(json.dumps(request))
+    while True:
+        for message in json.loads(ws.recv(60)):
+            if stops(message):
+                found: dict[str, Any] = message
+                return found
+
+
+def test_thousands_of_unknown_names_are_not_looked_up_again_and_again(served: Served) -> None:
+    request = {"op": "subscribe", "symbols": [GOLD, *(f"NO-{n}" for n in range(1_990))], "id": "x"}
+    with connect(f"ws://127.0.0.1:{served.port}/v1/stream", compression=None, max_size=4 << 20) as ws:
+        answers = [asked(ws, request, lambda m: m.get("id") == "x" or m["type"] == "error") for _ in range(12)]
+        assert [a["type"] for a in answers[:2]] == ["subscribed", "subscribed"]
+        assert "ask again in" in answers[-1]["message"]
+        # Who asks for little is still served, and so is everybody else.
+        pong = asked(ws, {"op": "ping", "id": "here"}, lambda m: m["type"] == "pong")
+        assert pong["id"] == "here"
+    with connect(f"ws://127.0.0.1:{served.port}/v1/stream", compression=None, max_size=4 << 20) as ws:
+        assert asked(ws, request, lambda m: m["type"] in {"subscribed", "error"})["type"] == "subscribed"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is looked at in /proc")
+def test_connections_that_come_and_go_leave_nothing(served: Served) -> None:
+    def resident() -> int:
+        lines = Path(f"/proc/{served.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+    for _ in range(100):
+        shaken(served, "?symbols=*").close()
+    before = resident()
+    for _ in range(400):
+        shaken(served, "?symbols=*").close()
+    deadline = time.monotonic() + 30
+    while clients := served.good("/v1/clients")["clients"]:
+        assert time.monotonic() < deadline, clients
+        time.sleep(0.2)
+    assert resident() - before < 40_000, "KiB"
