@@ -66,7 +66,7 @@ class Adapter(Protocol):
         ...
 
     def subscribe(self, symbols: Sequence[str], now_ns: int, *, since_ns: int = 0) -> Output:
-        """Add symbols to what is captured; those were to be heard since `since_ns` and were not, unless it is 0."""
+        """Add symbols to what is captured, which are to be heard since `since_ns`: it may be to come; 0: nothing is owed of before."""
         ...
 
     def unsubscribe(self, symbols: Sequence[str], now_ns: int) -> Output:

@@ -193,6 +193,8 @@ class KalshiAdapter:
             self._gap(channel, sid, gap, draft)
         if isinstance(item.body, Unparsed) and channel and channel.name == BOOKS:
             self._distrust(channel, item, draft)
+        if isinstance(item.body, Book) and channel:  # it overtook the ack: after its snapshot a gap would make the book stale again
+            channel.told((item.symbol,), draft)
         draft.items.append(item)
         if channel and not (reply and reply.kind == "error"):  # errors are not activity
             channel.last_ns = recv_ns
@@ -267,7 +269,7 @@ class KalshiAdapter:
         if command.kind == "subscribe":
             self._add(channel, draft)
             channel.since_ns = 0
-        elif channel.name != BOOKS:
+        else:
             channel.told(command.symbols, draft)
 
     def _refused(self, reply: Reply, command: Command | None, channel: Channel | None, draft: Draft) -> None:
@@ -390,8 +392,6 @@ class KalshiAdapter:
         for chunk in commands.chunks([s for s in self._wanted if s not in channel.asked] if channel.name not in UNFILTERED else ()):
             channel.asked.update(chunk)
             self._send(Command("add_markets", channel.name, chunk), draft)
-            if channel.name == BOOKS:  # now: after its snapshot a gap would make the book stale again
-                channel.told(chunk, draft)
 
     def _send(self, command: Command, draft: Draft) -> None:
         self._pending.send(command, self._channels[command.channel].sid, draft)

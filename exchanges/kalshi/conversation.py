@@ -42,7 +42,7 @@ class Channel:
     last_ns: int = 0  # receive time of its last frame
     busy: bool = False  # a subscribe is on its way
     asked: set[str] = field(default_factory=set)
-    late: dict[str, int] = field(default_factory=dict)  # market -> it is missing from here, until a gap says so
+    late: dict[str, int] = field(default_factory=dict)  # market -> it is to be heard from here, and is not yet
     deaths: int = 0
     full: bool = False  # one more market was refused (error 26)
 
@@ -56,9 +56,9 @@ class Channel:
         self.told(self.asked, draft)  # before their snapshots
 
     def told(self, symbols: Iterable[str], draft: Draft) -> None:
-        """Say of what `symbols` are missing until now."""
+        """They are heard from now on: say of what they are missing until now."""
         for symbol in symbols:
-            if since_ns := self.late.pop(symbol, 0):
+            if 0 < (since_ns := self.late.pop(symbol, 0)) < draft.now_ns:
                 draft.own(Gap("not subscribed", self.name, from_ns=since_ns, to_ns=draft.now_ns), symbol=symbol, sid=self.sid)
 
     def ended(self) -> None:

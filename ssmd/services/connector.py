@@ -110,7 +110,7 @@ class Connector:
         self._wake = asyncio.Event()  # the open connection has something to send
         self._open = False
         self._since_ns = 0  # data is missing from here; 0: nothing is known to be
-        self._late: dict[str, int] = {}  # markets that no connection has said to be missing from then on
+        self._late: dict[str, int] = {}  # markets that are to be heard from then on, of which no connection has said whether they were
 
     @property
     def roster(self) -> Captured:
@@ -194,7 +194,7 @@ class Connector:
             self._late |= {symbol: since_ns for symbol, since_ns in fresh.items() if since_ns}
 
     def _subscribe(self, fresh: dict[str, int]) -> None:
-        """Markets, each with the time since when it is missing, or 0."""
+        """Markets, each with the time since when it is to be heard, or 0."""
         for since_ns in sorted(set(fresh.values())):
             now_ns, symbols = self._clock.wall_ns(), [s for s, since in fresh.items() if since == since_ns]
             self._keep(self._adapter.subscribe(symbols, now_ns, since_ns=since_ns), b"", now_ns, self._clock.mono_ns())

@@ -91,7 +91,7 @@ class Roster:
         return fresh
 
     def _enter(self, some: list[Listed]) -> dict[str, int]:
-        """Those that were not there, each with the time since when it was to be heard (0: it is not late)."""
+        """Those that were not there, each with the time since when it is to be heard, see `_since_ns`."""
         fresh = {
             x.symbol: self._opened_ns(x.market)
             for x in some
@@ -102,7 +102,7 @@ class Roster:
         return fresh
 
     def announced(self, symbol: str, body: Lifecycle, now_ns: int) -> int | None:
-        """The venue's message about a market: since when one that joins was to be heard, 0 where it is not late; None of others."""
+        """The venue's message about a market: since when one that joins is to be heard, see `_since_ns`; None of others."""
         captured = self.captured
         captured.told(symbol, body.status, now_ns)
         if body.event not in _NEW or symbol in captured or not self._choice.selection.matches(symbol, body.status or "pending"):
@@ -111,35 +111,34 @@ class Roster:
         self._say_chosen([symbol])
         # Where it would have been chosen when it was created, that was not heard: it may have been open ever since.
         unheard = body.event == "activated" and self._choice.selection.matches(symbol)
-        return self._since_ns(body.open_ns or (self._begun_ns if unheard else 0), body.close_ns, now_ns)
+        return self._since_ns(body.open_ns or (self._begun_ns if unheard else 0), body.close_ns)
 
     def _opened_ns(self, market: Market | None) -> int:
-        """Since when a market that joins now was to be captured and was not: it opened while we ran and was learnt of too late; else 0.
-
-        Its time says so: the venue may not yet have said that it is open.
+        """See `_since_ns`. Its time says when a market opens: the venue may not yet have said that it is open.
 
         One that waited until enough was traded is not late. The first run of all owes nothing of what was open when it began; another goes
         on with the capture, and what is before it its own gap says.
         """
         if market is None or self._choice.selection.min_volume:
             return 0
-        return self._since_ns(market.open_ns, market.close_ns, self._clock.wall_ns())
+        return self._since_ns(market.open_ns, market.close_ns)
 
-    def _since_ns(self, open_ns: int, close_ns: int, now_ns: int) -> int:
+    def _since_ns(self, open_ns: int, close_ns: int) -> int:
+        """Since when we owe what is said of a market: its opening, which may be to come; 0 where we owe nothing of before."""
         since_ns = max(open_ns, self._begun_ns) if self._ledger.before else open_ns
-        return since_ns if self._begun_ns <= since_ns < min(close_ns or now_ns, now_ns) else 0
+        return since_ns if self._begun_ns <= since_ns and (not close_ns or since_ns < close_ns) else 0
 
     async def _missed(self, market: Market | None) -> None:
         """Say of a market that opened and closed before we learnt of it that nobody has heard it, nor what was said after its end."""
         if market is None or market.status not in _ENDED or not self._choice.selection.covers(market):
             return
         since_ns = self._opened_ns(market)
-        if since_ns and not await self._last(market.symbol, _HEARD):
+        if 0 < since_ns < self._clock.wall_ns() and not await self._last(market.symbol, _HEARD):
             now_ns = self._clock.wall_ns()
             self._ledger.say(Gap("not subscribed", from_ns=since_ns, to_ns=now_ns), now_ns, market.symbol)
 
     async def follow(self) -> AsyncGenerator[dict[str, int], None]:
-        """Markets that join because the security master has changed, each with the time since when it was to be heard (0: it is not late).
+        """Markets that join because the security master has changed, each with the time since when it is to be heard.
 
         Without end. What goes wrong is told in `trouble`, and mended.
         """
@@ -166,11 +165,12 @@ class Roster:
             fresh = self._enter([x for x in some if x.symbol not in self.captured and x.market and selection.begins(x.market)])
             for listed in some:
                 self._news(listed)
+            if fresh:
+                yield fresh
+            for listed in some:
                 if listed.symbol not in self.captured:
                     with suppress(StoreError):  # the journal is away: then nothing at all is captured, which has its own gap
                         await self._missed(listed.market)
-            if fresh:
-                yield fresh
 
     def _news(self, listed: Listed) -> None:
         """What the security master has of a market; of others' nothing is done."""

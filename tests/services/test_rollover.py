@@ -291,7 +291,7 @@ def test_a_market_that_is_said_to_be_active_and_was_not_heard_to_be_created_may_
             since_ns = roster.announced(f"{BTC}-PAUSED-1", Lifecycle("activated", "active"), now_ns)
             assert since_ns == 0 if not late else begun_ns <= (since_ns or 0) < now_ns
             created = Lifecycle("created", "pending", open_ns=now_ns + 10**9, close_ns=now_ns + 2 * 10**9)
-            assert roster.announced(f"{BTC}-NEW-1", created, now_ns) == (0 if late else None)
+            assert roster.announced(f"{BTC}-NEW-1", created, now_ns) == (created.open_ns if late else None)
             await ledger.close("")
 
     asyncio.run(scene())

@@ -243,12 +243,11 @@ def test_markets_beyond_the_first_chunk_were_missed_for_longer(monkeypatch: pyte
     monkeypatch.setattr(commands, "CHUNK", 1)
     talk = Talk("A", "B", channels=("orderbook_delta", "trade"), since_ns=T - SECOND)
     talk.did(talk.adapter.opened(T))
-    output = talk.subscribed("orderbook_delta", 1)
-    assert [(type(i.body).__name__, i.symbol) for i in output.items] == [("Gap", ""), ("Control", ""), ("Gap", "B")]
-    output = talk.subscribed("trade", 2)
-    assert [(type(i.body).__name__, i.symbol) for i in output.items] == [("Gap", ""), ("Control", "")]
-    output = talk.says("ok", {"market_tickers": ["A", "B"]}, sid=2, number=talk.sent[-1]["id"])
-    assert [(type(i.body).__name__, i.symbol) for i in output.items] == [("Control", ""), ("Gap", "B")]
+    for sid, channel in enumerate(("orderbook_delta", "trade"), 1):
+        output = talk.subscribed(channel, sid)
+        assert [(type(i.body).__name__, i.symbol) for i in output.items] == [("Gap", ""), ("Control", "")]
+        output = talk.says("ok", {"market_tickers": ["A", "B"]}, sid=sid, number=talk.sent[-1]["id"])
+        assert [(type(i.body).__name__, i.symbol) for i in output.items] == [("Control", ""), ("Gap", "B")]
 
 
 def test_at_the_first_connection_markets_beyond_the_first_chunk_are_missing_from_their_channel_s_first_sign_of_life(
@@ -259,9 +258,14 @@ def test_at_the_first_connection_markets_beyond_the_first_chunk_are_missing_from
     talk.did(talk.adapter.opened(T))
     assert bodies(talk.book("A", sid=1)) == [Book]  # overtook the ack
     living = talk.now
-    (gap,) = own(talk.subscribed("orderbook_delta", 1), Gap)
-    assert (gap.symbol, gap.body) == ("B", Gap("not subscribed", "orderbook_delta", from_ns=living, to_ns=talk.now))
-    assert own(talk.book("B", sid=1), Gap) == []
+    assert own(talk.subscribed("orderbook_delta", 1), Gap) == []
+    added = talk.sent[-1]["id"]
+    overtaking = talk.book("B", sid=1)
+    assert bodies(overtaking) == [Gap, Book]  # after its snapshot a gap would make the book stale again
+    assert (overtaking.items[0].symbol, overtaking.items[0].body) == (
+        "B", Gap("not subscribed", "orderbook_delta", from_ns=living, to_ns=talk.now),
+    )  # fmt: skip
+    assert own(talk.says("ok", {"market_tickers": ["A", "B"]}, sid=1, number=added), Gap) == []
     assert own(talk.subscribed("trade", 2), Gap) == []
     acknowledged = talk.now
     assert talk.adapter.late == {"B": acknowledged}  # the connection may end before it is added
@@ -314,12 +318,19 @@ def test_a_gap_is_found_by_an_ack_too() -> None:
     assert [i.body.action for i in output.items[1:]] == ["resync", "ok"]
 
 
-def test_a_market_that_was_to_be_heard_before_it_was_known_has_a_gap_and_its_neighbours_have_none() -> None:
+def test_a_market_that_was_to_be_heard_before_its_subscription_is_acknowledged_has_a_gap_and_its_neighbours_have_none() -> None:
     talk = live("A")
-    late = talk.did(talk.adapter.subscribe(["B"], talk.now, since_ns=T - SECOND))
-    (gap,) = own(late, Gap)
-    assert (gap.symbol, gap.body.channel, gap.body.from_ns, gap.body.to_ns) == ("B", "orderbook_delta", T - SECOND, talk.now)
-    assert own(talk.did(talk.adapter.subscribe(["C"], talk.now)), Gap) == []
+    opens = {"B": T - SECOND, "C": 0, "D": talk.now + SECOND}
+    for symbol, since_ns in opens.items():
+        assert own(talk.did(talk.adapter.subscribe([symbol], talk.now, since_ns=since_ns)), Gap) == []
+    gaps = []
+    for symbol, command in zip(opens, talk.sent[-3:], strict=True):
+        gaps += own(talk.says("ok", {"market_tickers": ["A", symbol]}, sid=1, number=command["id"]), Gap)
+    assert [(g.symbol, g.body.channel, g.body.from_ns) for g in gaps] == [(s, "orderbook_delta", T - SECOND) for s in "B"]
+    assert talk.adapter.late == {}
+    talk.did(talk.adapter.subscribe(["F"], talk.now, since_ns=talk.now + 500))  # opens while the command is on its way
+    (gap,) = own(talk.says("ok", {"market_tickers": ["A", "F"]}, sid=1, number=talk.sent[-1]["id"]), Gap)
+    assert (gap.symbol, gap.body.from_ns, gap.body.to_ns) == ("F", talk.now - 500, talk.now)
 
 
 def test_what_a_late_market_lacks_is_said_when_its_channel_begins_to_live_or_by_the_next_connection() -> None:
@@ -328,6 +339,7 @@ def test_what_a_late_market_lacks_is_said_when_its_channel_begins_to_live_or_by_
     assert own(talk.did(talk.adapter.subscribe(["A", "B"], T, since_ns=T - SECOND)), Gap) == []  # nothing is acknowledged yet
     assert talk.adapter.late == {"A": T - SECOND, "B": T - SECOND}
     books = own(talk.subscribed(), Gap)
+    books += own(talk.says("ok", {"market_tickers": ["A", "B"]}, sid=1, number=talk.sent[-1]["id"]), Gap)
     assert [(g.symbol, g.body.channel, g.body.from_ns) for g in books] == [(s, "orderbook_delta", T - SECOND) for s in "AB"]
     trades = own(talk.subscribed("trade", 2), Gap)
     assert [(g.symbol, g.body.channel, g.body.from_ns) for g in trades] == [("A", "trade", T - SECOND)]
