@@ -47,7 +47,9 @@ def test_a_day_that_the_venue_was_away_for_begins_when_it_is_back(tmp_path: Path
         try:
             c.midnight_in(0.5)
             await c.clock.sleep(1.0)
+            c.clock.hurry = 20.0
             await until(c, 0, State.ERROR)
+            c.clock.hurry = 1.0
             assert (await c.register().get(first)).state == State.ACTIVE
             async with venue(3):
                 c.clock.ahead_ns += AGAIN_FIRST_S * 10**9
