@@ -141,6 +141,7 @@ def start(
 
 async def _replayed(desk: Desk, wanted: date | None, given: dict[str, str]) -> int:
     from journal.errors import CallerError
+    from ssmd.day.activity import Work
     from ssmd.day.backfill import captured
     from ssmd.day.supply import open_supply
 
@@ -149,7 +150,9 @@ async def _replayed(desk: Desk, wanted: date | None, given: dict[str, str]) -> i
     if bool(given["recording"]) == bool(given["environment"]) or (given["storage"] and not given["environment"]):
         raise CallerError("--mode replay needs --from PATH, or --from-env NAME (with --from-storage URL where it is elsewhere)")
     supply = open_supply(desk.settings, desk.clock, given)
-    await desk.operator.replay(wanted, supply.facts, lambda: captured(parts_of(desk), wanted))
+    await desk.operator.replay(
+        wanted, supply.facts, lambda: captured(parts_of(desk), wanted), lambda: supply.check(Work(wanted, "", "", forced=False))
+    )
     return await made(desk, wanted)
 
 

@@ -57,10 +57,17 @@ class Operator:
         await self._register.move(day, State.STARTING, who=self._who, why=self._why)
         return day
 
-    async def replay(self, day: date, source: Mapping[str, str], captured: Callable[[], Awaitable[str]]) -> None:
+    async def replay(
+        self,
+        day: date,
+        source: Mapping[str, str],
+        captured: Callable[[], Awaitable[str]],
+        check: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
         """Ask for `day`, which nobody captured, from `source`; or that it goes on, where it was interrupted.
 
-        `captured` says what was captured of it after all, "" for nothing.
+        `captured` says what was captured of it after all, "" for nothing. `check` raises where the source will not do, before anything
+        is asked.
         """
         today, asked = self._calendar.today(self._clock.wall_ns()), dict(source)
         if day > today:
@@ -78,6 +85,8 @@ class Operator:
         if known.mode == "replay" and known.phase == "end" and known.state != State.COMPLETE and known.source == asked:
             await self._register.move(day, State.ENDING, who=self._who, why=self._why, kept=True)
             return
+        if check:
+            await check()
         result = {"mode": "replay", "source": asked}
         await self._register.move(day, State.STARTING, who=self._who, why=self._why, result=result)
 

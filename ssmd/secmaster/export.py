@@ -123,6 +123,8 @@ def read(path: Path) -> Iterator[Market]:
             raise BadFile([f"{path}: {place}: a symbol of {len(market.symbol)} characters; it has 1 to {MAX_SYMBOL}"])
         if len(canonical_json(market)) > _MAX_MARKET:
             raise BadFile([f"{path}: {place}: {market.symbol} is larger than {_MAX_MARKET} bytes"])
+        if "status" not in fields:
+            raise BadFile([f"{path}: {place}: {market.symbol} has no status, so nothing would capture it; say pending, active or another"])
         yield market
 
 

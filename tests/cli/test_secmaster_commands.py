@@ -201,7 +201,8 @@ def test_parquet_columns_are_times_and_exact_integers(ask: Ssmd, tmp_path: Path)
     ("text", "said"),
     [
         ('{"symbol":"A","status":"open"}\n', "line 1.*status"),
-        ('{"symbol":"A"}\nnonsense\n', "line 2: no JSON"),
+        ('{"symbol":"A","status":"active"}\nnonsense\n', "line 2: no JSON"),
+        ('{"symbol":"A"}\n', "line 1: A has no status"),
         ('{"symbol":""}\n', "symbol of 0 characters"),
         (f'{{"symbol":"{"x" * 201}"}}\n', "symbol of 201 characters"),
         ('{"symbol":"A","open_ns":9223372036854775808}\n', "line 1.*open_ns"),  # it would be folded by nobody, for ever

@@ -46,6 +46,8 @@ def test_what_cannot_be_is_refused(data: Path, capsys: pytest.CaptureFixture[str
         (["start", "--mode", "replay", "--date", "2020-01-01", "--from-env", "local"], "this environment's own archive"),
         (["start", "--mode", "replay", "--date", "today", "--from", "."], "is not over before"),
         (["start", "--mode", "replay", "--date", tomorrow, "--from", "."], f"{tomorrow} is in the future"),
+        (["start", "--mode", "replay", "--date", "2020-01-02", "--from", "/nowhere"], "no such file or folder"),
+        (["show", "local", "2020-01-02"], "no day of local '2020-01-02'"),  # what is refused was never asked
         (["start", "--from", "."], "are for --mode replay"),
         (["start", "--date", tomorrow], f"{tomorrow} is in the future"),
         (["start", "--date", "2020-01-01"], "2020-01-01 has gone by, and live frames are of "),
