@@ -66,7 +66,8 @@ class Subscription(msgspec.Struct):
     mode: str
     interval_ms: int
     attached: bool = False  # else what was missed is being sent
-    task: asyncio.Task[None] | None = None
+    task: asyncio.Task[None] | None = None  # that sends it
+    owed: dict[Topic, None] = {}  # snapshots that were asked for meanwhile
 
 
 class Client:

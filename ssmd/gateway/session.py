@@ -14,7 +14,7 @@ from journal.subjects import parse_position
 from ssmd.gateway import message as m
 from ssmd.gateway.client import Client, Subscription
 from ssmd.gateway.hub import Hub
-from ssmd.gateway.message import STATE_CHANNELS, Update
+from ssmd.gateway.message import STATE_CHANNELS, Topic, Update
 from ssmd.gateway.rates import Rates
 from ssmd.gateway.request import Configure, Ping, Request, Selector, Snapshot, Subscribe, Unsubscribe, parse, selectors
 from ssmd.gateway.view import MarketView, block_of
@@ -153,7 +153,13 @@ class Sessions:
         chosen, unknown = self._known(client, selectors(Subscribe(channels=asked.channels, symbols=asked.symbols)))
         client.tell(m.Snapshots(id=asked.id, positions=self.views.positions(), unknown=unknown))
         self.hub.distribute()
-        client.owe(self.hub.topics(chosen))
+        topics = dict.fromkeys(self.hub.topics(chosen))
+        for subscription in client.subscriptions.values():
+            if subscription.task:  # what it missed comes first: a snapshot of now would be followed by older messages
+                later = [topic for topic in topics if self._matches(subscription.selectors, topic)]
+                subscription.owed.update(dict.fromkeys(later))
+                topics = {topic: None for topic in topics if topic not in subscription.owed}
+        client.owe(topics)
 
     # --- resuming -----------------------------------------------------------------------------------------------------------
 
@@ -190,7 +196,8 @@ class Sessions:
         subscription.task = None
         subscription.attached = True
         self.hub.regroup(client)
-        client.owe(self.hub.topics(chosen))
+        client.owe([*subscription.owed, *self.hub.topics(chosen)])
+        subscription.owed.clear()
 
     async def _replay(self, client: Client, subscription: Subscription, view: MarketView, sequence: int) -> int:
         """Send what came behind `sequence`; up to where."""
@@ -224,10 +231,11 @@ class Sessions:
 
     def _offer(self, client: Client, subscription: Subscription, updates: Sequence[Update]) -> None:
         realtime = subscription.mode == "realtime"
-        client.offer([u for u in updates if (realtime or u.channel not in STATE_CHANNELS) and self._matches(subscription.selectors, u)])
+        chosen = subscription.selectors
+        client.offer([u for u in updates if (realtime or u.channel not in STATE_CHANNELS) and self._matches(chosen, u.topic)])
 
-    def _matches(self, chosen: frozenset[Selector], update: Update) -> bool:
-        channel, symbol = update.topic
+    def _matches(self, chosen: frozenset[Selector], topic: Topic) -> bool:
+        channel, symbol = topic
         if (channel, "symbol", symbol) in chosen or (channel, "all", "") in chosen:
             return True
         series, category = self.views.kinds(symbol)

@@ -21,7 +21,7 @@ class Follower:
     markets: dict[str, Any] = field(default_factory=dict)
     trades: dict[str, list[tuple[int, str, str]]] = field(default_factory=lambda: defaultdict(list))
     at: dict[tuple[str, str], str] = field(default_factory=dict)  # by topic: its last position
-    excused: set[tuple[str, str]] = field(default_factory=set)  # told that something is missing
+    excused: dict[tuple[str, str], int] = field(default_factory=dict)  # by topic: up to where it was told that something is missing
     seen: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     last: str = ""  # position of the newest message
     others: list[dict[str, Any]] = field(default_factory=list)
@@ -35,17 +35,16 @@ class Follower:
             if message.get("kind", "update") != "snapshot":
                 self._follows(topic, message)
             self.at[topic] = message["position"]
-            self.excused.discard(topic)
             self._note(message)
             getattr(self, f"_{kind}")(message["symbol"], message)
         elif kind == "stale":
             state, *sides = self.books[message["symbol"]]
             assert state in {"VALID", "STALE"}
             self.books[message["symbol"]] = ("STALE", sides[0], sides[1])
-            self.excused.add(("book", message["symbol"]))
+            self.excused["book", message["symbol"]] = sequence(message["position"])
             self._note(message)
         elif kind in {"dropped", "conflated"}:
-            self.excused |= {(t["channel"], t["symbol"]) for t in message["topics"]}
+            self.excused |= {(t["channel"], t["symbol"]): sequence(t["last_position"]) for t in message["topics"]}
             self.others.append(message)
         else:
             self.others.append(message)
@@ -55,11 +54,11 @@ class Follower:
             self.last = message["position"]
 
     def _follows(self, topic: tuple[str, str], message: dict[str, Any]) -> None:
-        last, before = self.at.get(topic), message.get("prev_position")
+        last, before = self.at.get(topic), message.get("prev_position") or self.at.get(topic)
         if last is not None:
             assert sequence(message["position"]) >= sequence(last), f"{message} after {last}"
-        if self.strict and last is not None and before is not None and topic not in self.excused:
-            assert before == last, f"{message} does not follow on {last}"
+        if self.strict and last is not None and before is not None and before != last:
+            assert sequence(before) <= self.excused.get(topic, 0), f"{message} does not follow on {last}"
 
     def _book(self, symbol: str, message: dict[str, Any]) -> None:
         if message["kind"] == "snapshot":
