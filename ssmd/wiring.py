@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import time
 from typing import TYPE_CHECKING
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from journal.link import Access
     from replay.source import Source
+    from ssmd.gateway.shared import SharedQuotes
+    from ssmd.gateway.view import MarketView
     from ssmd.metadata.environment import Tls
     from ssmd.sharing import SharedView
     from ssmd.temporal.driver import Queue
@@ -174,25 +176,41 @@ async def open_views(settings: Settings, clock: Clock, journal: Journal) -> Asyn
     if settings.environment.cache.type != "redis":
         yield []
         return
-    import random
-
     from journal.archive import ArchiveReader
     from ssmd.day.shared import SharedDays
     from ssmd.secmaster.reading import History
     from ssmd.secmaster.shared import SharedMarkets
     from ssmd.sharing import Folding, SharedView
 
-    def draw() -> str:
-        return random.SystemRandom().randbytes(8).hex()
-
     archive = ArchiveReader(open_objects(settings), settings.env, clock) if settings.archived else None
     foldings: list[Folding] = [SharedMarkets(settings.env), SharedDays(settings.env)]
     cache = open_cache(settings)
     try:
         yield [
-            SharedView(cache, settings.env, f, History(Stream(settings.env, domain=f.name), journal, archive), clock, draw=draw)
+            SharedView(cache, settings.env, f, History(Stream(settings.env, domain=f.name), journal, archive), clock, draw=_draw)
             for f in foldings
         ]
+    finally:
+        await cache.close()
+
+
+def _draw() -> str:
+    import random
+
+    return random.SystemRandom().randbytes(8).hex()
+
+
+@asynccontextmanager
+async def open_quotes(settings: Settings, clock: Clock, journal: Journal, views: Sequence[MarketView]) -> AsyncIterator[list[SharedQuotes]]:
+    """The gateway's views for other programs, one a shard, where the environment's cache is Redis, else none."""
+    if settings.environment.cache.type != "redis":
+        yield []
+        return
+    from ssmd.gateway.shared import SharedQuotes
+
+    cache = open_cache(settings)
+    try:
+        yield [SharedQuotes(cache, settings.feed, views, journal, clock, at=at, draw=_draw) for at in range(len(views))]
     finally:
         await cache.close()
 

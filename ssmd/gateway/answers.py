@@ -281,6 +281,7 @@ class Check(msgspec.Struct, kw_only=True):
     name: str
     good: bool
     reason: str
+    needed: bool = True  # what is not needed may be down: the rest serves
 
 
 class Health(msgspec.Struct, kw_only=True):

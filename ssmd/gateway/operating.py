@@ -267,14 +267,14 @@ async def live(desk: Desk, call: Call) -> answers.Live:
 async def ready(desk: Desk, call: Call) -> answers.Ready:
     """Names of what is not as it should be; why is for those who may read."""
     del call
-    bad = [check.name for check in _checks(desk) if not check.good]
+    bad = [check.name for check in _checks(desk) if check.needed and not check.good]
     return answers.Ready(ready=not bad, reasons=bad)
 
 
 async def health(desk: Desk, call: Call) -> answers.Health:
     del call
     checks = _checks(desk)
-    return answers.Health(live=True, ready=all(check.good for check in checks), checks=checks)
+    return answers.Health(live=True, ready=all(check.good for check in checks if check.needed), checks=checks)
 
 
 def _checks(desk: Desk) -> list[answers.Check]:

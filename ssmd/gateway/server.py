@@ -39,7 +39,7 @@ from ssmd.metadata.environment import GatewayTls
 from ssmd.secmaster.reading import path_of
 from ssmd.secmaster.view import View as Markets
 from ssmd.settings import Settings
-from ssmd.wiring import open_journal, open_objects
+from ssmd.wiring import open_journal, open_objects, open_quotes
 
 _NOW_AT_ONCE, _NOW_S = 4, 10.0
 _GRACE_S = 2
@@ -96,12 +96,14 @@ class Gateway:
             compression=spec.compression,
         )  # fmt: skip
         probe = Probe(journal, self.views.shards, clock)
+        shared = await stack.enter_async_context(open_quotes(settings, clock, journal, self.views.shards))
         registry = CollectorRegistry()
         registry.register(Traffic(self.hub, self.views))
         measures = Measures(registry)
         desk = Desk(
             settings, clock, journal, gatekeeper, now, Past(), Rates(clock, limits.requests, limits.burst),
-            views=self.views.shards, clients=Register(self.hub), annex=annex, checks=probe.checks, metrics=measures.text,
+            views=self.views.shards, clients=Register(self.hub), annex=annex,
+            checks=lambda: [*probe.checks(), *(view.check() for view in shared)], metrics=measures.text,
         )  # fmt: skip
         server = _server(Pages(Rest(desk, measures)), door, spec.tls)
         tasks = [
@@ -111,6 +113,7 @@ class Gateway:
                 ("views", self._follow(journal, storage)),
                 ("clients", self.hub.watch()),
                 ("probe", probe.run()),
+                *(("cache", view.run()) for view in shared),
             )
         ]
         stopped = asyncio.create_task(self.stopping.wait())

@@ -321,6 +321,11 @@ class MarketView:
 
     # --- questions ----------------------------------------------------------------------------------------------------------
 
+    @property
+    def newest(self) -> Record | None:
+        """The record at `position`, where the journal still has it."""
+        return self._newest if self._newest and self._newest.sequence == self.position else None
+
     def symbols(self) -> list[str]:
         """Every symbol of which anything is known, sorted."""
         tables = [self._listed, *(self._last[channel] for channel in ("book", "bbo", "trade", "ticker"))]
@@ -336,14 +341,15 @@ class MarketView:
         """The topic's state as a message, None where there is none: the same one until it changes."""
         topic = channel, symbol
         if (found := self._snapshots.get(topic)) is None:
-            found = self._snapshot(channel, symbol)
+            found = self.shown(channel, symbol)
             if found is not None:
                 if len(self._snapshots) >= _SHOWN:
                     self._snapshots.clear()
                 self._snapshots[topic] = found
         return found
 
-    def _snapshot(self, channel: str, symbol: str) -> Update | None:
+    def shown(self, channel: str, symbol: str) -> Update | None:
+        """As `snapshot`, made anew and not kept."""
         sequence = self._last.get(channel, {}).get(symbol)
         top = self.books.top(symbol) if channel in {"book", "bbo"} else None
         match channel:
