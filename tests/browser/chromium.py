@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 HOME = Path(sys.prefix) / "tools"
+_PATIENCE_MS = 60_000  # other tests run beside this one
+expect.set_options(timeout=_PATIENCE_MS)
 Theme = Literal["dark", "light"]
 
 
@@ -63,7 +65,7 @@ class Tab:
 def tab(started: Browser, url: str, width: int = 1_280, height: int = 900, theme: Theme = "dark") -> Iterator[Tab]:
     """Open `url`; in the end the page must not have complained."""
     context = started.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(_PATIENCE_MS)
     found = Tab(context.new_page())
     try:
         found.page.goto(url)

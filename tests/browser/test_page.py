@@ -23,7 +23,6 @@ from tests.journal.servers import free_port
 
 pytestmark = pytest.mark.chromium
 ROWS = "#bids tr, #asks tr"
-PATIENCE_MS = 30_000
 
 
 class Running:
@@ -102,9 +101,9 @@ def chrome() -> Iterator[Browser]:
 def opened(chrome: Browser, venue: Running, width: int = 1_280, theme: Theme = "dark") -> Iterator[Tab]:
     """With a live book of a market."""
     with tab(chrome, f"{venue.url}#{quote(venue.busiest())}", width, 844 if width < 900 else 900, theme) as found:
-        expect(found.page.locator("#when")).to_have_text("live", timeout=PATIENCE_MS)
-        expect(found.page.locator("#book-state")).to_have_text("valid", timeout=PATIENCE_MS)
-        expect(found.page.locator("#bids td.price").first).not_to_be_empty(timeout=PATIENCE_MS)
+        expect(found.page.locator("#when")).to_have_text("live")
+        expect(found.page.locator("#book-state")).to_have_text("valid")
+        expect(found.page.locator("#bids td.price").first).not_to_be_empty()
         yield found
 
 
@@ -138,12 +137,12 @@ def test_it_connects_and_a_book_changes(chrome: Browser, venue: Running) -> None
     with opened(chrome, venue) as found:
         page = found.page
         is_changing(page)
-        expect(page.locator("#trades tr:visible").first).to_be_visible(timeout=PATIENCE_MS)
-        expect(page.locator("#markets li").first.locator(".best")).to_have_text(re.compile(r"\d"), timeout=PATIENCE_MS)
-        expect(page.locator("#health")).to_have_text("ready", timeout=PATIENCE_MS)
-        expect(page.locator("#clients tr")).not_to_have_count(0, timeout=PATIENCE_MS)
-        expect(page.locator("#day-states [aria-current=true]")).to_have_count(1, timeout=PATIENCE_MS)
-        expect(page.locator("#coverage .strip").first).to_be_visible(timeout=PATIENCE_MS)
+        expect(page.locator("#trades tr:visible").first).to_be_visible()
+        expect(page.locator("#markets li").first.locator(".best")).to_have_text(re.compile(r"\d"))
+        expect(page.locator("#health")).to_have_text("ready")
+        expect(page.locator("#clients tr")).not_to_have_count(0)
+        expect(page.locator("#day-states [aria-current=true]")).to_have_count(1)
+        expect(page.locator("#coverage .strip").first).to_be_visible()
         prices = [row[0] for row in ladder(page) if row[0]]
         assert all(re.fullmatch(r"\d\.\d{4}", price) for price in prices), prices
         assert prices == sorted(prices, reverse=True)
@@ -160,8 +159,8 @@ def test_the_past_is_what_rest_says_it_was_and_plays_on(chrome: Browser, venue: 
         trades = venue.ask(f"v1/markets/{quote(symbol, safe='')}/trades", as_of=instant, limit=60)["trades"]
         wanted = then["bids"][:10], then["asks"][:10]
         go(page, instant)
-        expect(page.locator("#book-position")).to_have_text(then["position"], timeout=PATIENCE_MS)
-        expect(page.locator("html")).to_have_attribute("data-looking", "false", timeout=PATIENCE_MS)
+        expect(page.locator("#book-position")).to_have_text(then["position"])
+        expect(page.locator("html")).to_have_attribute("data-looking", "false")
         assert sides(ladder(page)) == wanted
         shown = page.eval_on_selector_all(
             "#trades tr:not([hidden])", "rows => rows.map(r => [r.cells[2].textContent, r.cells[3].textContent])"
@@ -197,8 +196,8 @@ def test_the_slider_and_a_link_lead_to_the_past(chrome: Browser, venue: Running)
         page.locator("#live").click()
         expect(page.locator("#when")).to_have_text("live")
     with tab(chrome, link) as other:
-        expect(other.page.locator("#when")).to_have_text("past", timeout=PATIENCE_MS)
-        expect(other.page.locator("#book-position")).to_have_text(re.compile("local_md_0:"), timeout=PATIENCE_MS)
+        expect(other.page.locator("#when")).to_have_text("past")
+        expect(other.page.locator("#book-position")).to_have_text(re.compile("local_md_0:"))
 
 
 def test_the_keyboard_is_enough(chrome: Browser, venue: Running) -> None:
@@ -240,8 +239,8 @@ def test_a_slow_network_is_borne(chrome: Browser, venue: Running) -> None:
         slow = {"offline": False, "latency": 400, "downloadThroughput": 50_000, "uploadThroughput": 20_000}
         session.send("Network.emulateNetworkConditions", slow)
         found.page.reload()
-        expect(found.page.locator("#when")).to_have_text("live", timeout=PATIENCE_MS)
-        expect(found.page.locator("#book-state")).to_have_text("valid", timeout=PATIENCE_MS)
+        expect(found.page.locator("#when")).to_have_text("live")
+        expect(found.page.locator("#book-state")).to_have_text("valid")
         is_changing(found.page)
         expect(found.page.locator("#when")).to_have_text("live")
 
@@ -262,7 +261,7 @@ def test_it_fits(chrome: Browser, venue: Running, width: int, theme: Theme, tmp_
         picture = page.screenshot(path=tmp_path / f"page-{width}-{theme}.png", full_page=True)
         assert len(picture) > 10_000
         go(page, datetime.fromtimestamp(time.time() - 1, UTC).isoformat(timespec="milliseconds"))
-        expect(page.locator("html")).to_have_attribute("data-looking", "false", timeout=PATIENCE_MS)
+        expect(page.locator("html")).to_have_attribute("data-looking", "false")
         page.screenshot(path=tmp_path / f"page-{width}-{theme}-past.png", full_page=True)
 
 
@@ -291,7 +290,7 @@ def test_what_a_venue_writes_is_text(chrome: Browser, venue: Running) -> None:
     with opened(chrome, venue) as found:
         found.page.route("**/v1/markets?*", changed)
         found.page.reload()
-        expect(found.page.locator("#markets .title").first).to_have_text(evil, timeout=PATIENCE_MS)
+        expect(found.page.locator("#markets .title").first).to_have_text(evil)
         assert found.page.locator("#markets img").count() == 0
 
 
@@ -300,12 +299,12 @@ def test_it_comes_back_after_the_gateway_was_killed(chrome: Browser, venue: Runn
         page = found.page
         venue.gateway.kill()
         venue.gateway.wait()
-        expect(page.locator("#when")).to_have_text("reconnecting", timeout=PATIENCE_MS)
+        expect(page.locator("#when")).to_have_text("reconnecting")
         expect(page.locator("#when-detail")).to_have_text(re.compile("try "))
         assert any(row[0] for row in ladder(page)), "what was known is not shown any more"
         venue.serve()
         until(venue.ready, f"the gateway is not ready again: {venue.log()}")
-        expect(page.locator("#when")).to_have_text("live", timeout=PATIENCE_MS)
+        expect(page.locator("#when")).to_have_text("live")
         is_changing(page)
         numbers = page.eval_on_selector_all("#trades tr:not([hidden]) td.time", "cells => cells.map(cell => cell.textContent)")
         assert numbers == sorted(numbers, reverse=True)
