@@ -91,13 +91,24 @@ class Runner:
         if processes is None:
             raise CallerError("a runner needs processes")
         self._looked_ns = self._clock.wall_ns(), self._clock.mono_ns()
-        await self._look()
-        await self._upkeep(processes).resume(self._states, self._parts.needed)
+        await self._take_over(processes)
         syncing = Syncing(self._parts, self._register, self._calendar, self._who, self._tell)
         try:
             await self._ticks(processes, syncing, first=first)
         finally:
             await syncing.close()
+
+    async def _take_over(self, processes: Processes) -> None:
+        """Know the days there are, and have the processes of those that are ACTIVE; waits where the journal is away."""
+        while not self._stop.is_set():
+            try:
+                await self._look()
+                await self._upkeep(processes).resume(self._states, self._parts.needed)
+            except JournalUnavailable as error:
+                self._say(f"waiting: {error}")
+                await pause(self._clock, TICK_S, self._stop)
+            else:
+                return
 
     async def _ticks(self, processes: Processes, syncing: Syncing, *, first: bool) -> None:
         while not self._stop.is_set():

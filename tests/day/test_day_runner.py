@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,12 +15,12 @@ from exchanges.simulator.server import SimulatorServer
 from exchanges.simulator.synthetic import SyntheticFeed
 from journal.day import to_int
 from journal.entry import Gap
-from journal.errors import CallerError, Fenced, VenueUnavailable
+from journal.errors import CallerError, Fenced, JournalUnavailable, VenueUnavailable
 from ssmd.day.aggregate import State
 from ssmd.day.embedded import EmbeddedDriver
 from ssmd.day.ending import plan_end
 from ssmd.day.record import read_record
-from ssmd.day.register import facts
+from ssmd.day.register import Register, facts
 from ssmd.day.runner import Runner, runner_held, watch
 from ssmd.metadata.environment import Schedule
 from ssmd.services.supervisor import ChildFailed
@@ -123,6 +123,37 @@ def test_days_that_were_slept_through_are_rolled_once_and_the_jump_is_in_the_his
             begun = [f.detail["why"] for f in await facts(c.journal, "local", last) if f.what == "moved"]
             assert "the clock jumped by +259200 s" in begun[0]
             assert "the clock jumped by -172800 s" in told
+
+    asyncio.run(run())
+
+
+class Away(Register):
+    """The journal is away when a runner has just begun."""
+
+    refused = 0
+
+    async def dates(self) -> list[date]:
+        if self.refused < 2:
+            self.refused += 1
+            raise JournalUnavailable("the connection was lost")
+        return await super().dates()
+
+
+def test_a_runner_that_begins_while_the_journal_is_away_waits_for_it(tmp_path: Path) -> None:
+    async def run() -> None:
+        c = Capture(tmp_path)
+        c.midnight_in(3600)
+        async with venue(c) as processes:
+            await c.register().move(c.calendar.today(c.clock.wall_ns()), State.STARTING, who="ana")
+            told: list[str] = []
+            register = Away(c.journal, c.clock, "local", c.calendar.rule)
+            runner = Runner(c.parts(processes), register, "runner", told.append)
+            running = asyncio.create_task(runner.run())
+            await until(c, "ACTIVE")
+            runner.stop()
+            await running
+            assert register.refused == 2
+            assert "waiting: the connection was lost" in told
 
     asyncio.run(run())
 
