@@ -129,8 +129,9 @@ def test_a_gateway_that_is_not_there_or_wants_another_key(served: Served) -> Non
     assert "SSMD_GATEWAY_KEY" in wrong.stderr
     assert "secret" not in wrong.stderr
     reader = json.loads(ran(served, "gateway", "key", "create", "reader", "-o", "json").stdout)["key"]
-    time.sleep(1)
-    assert "scope admin" in ran(served, "client", "list", SSMD_GATEWAY_KEY=reader).stderr
+    deadline = time.monotonic() + 60  # the gateway learns of the key from the journal
+    while "scope admin" not in (said := ran(served, "client", "list", SSMD_GATEWAY_KEY=reader).stderr):
+        assert time.monotonic() < deadline, said
 
 
 def test_the_list_is_watched(served: Served) -> None:

@@ -367,7 +367,7 @@ def test_a_client_that_does_not_read_is_cut_off_with_error_25_and_memory_stays_b
         async with connect(sim.ws_url, max_queue=1) as slow, connect(sim.ws_url) as quick:
             await subscribe(slow, sim, "orderbook_delta", "trade")
             await subscribe(quick, sim, "orderbook_delta")
-            reader = asyncio.create_task(drain(quick, 1.0))
+            reader = asyncio.create_task(drain(quick, 3.0))  # of silence, which a busy machine has too
             most = 0
             while not sim.status()["finished"]:
                 most = max(most, *(socket.transport.get_write_buffer_size() for socket in sim._sockets.values()))
@@ -378,9 +378,9 @@ def test_a_client_that_does_not_read_is_cut_off_with_error_25_and_memory_stays_b
             assert [(frame["sid"], frame["msg"]["code"]) for frame in ends] == [(1, 25), (2, 25)]
             seqs = [frame["seq"] for frame in await reader if "seq" in frame]
             assert seqs == list(range(1, len(seqs) + 1))  # the other client missed nothing
-            assert len(seqs) > 45_000
+            assert len(seqs) > 22_000
 
-    play(scene, SyntheticFeed(1, rate=10_000, frames=60_000), speed=1.0, buffer_bytes=1_000_000)
+    play(scene, SyntheticFeed(1, rate=5_000, frames=30_000), speed=1.0, buffer_bytes=1_000_000)
 
 
 def test_at_full_speed_the_feed_waits_for_a_slow_client() -> None:
