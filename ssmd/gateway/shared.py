@@ -103,8 +103,9 @@ class SharedQuotes:
         """Bring the cache up to the view; why it is not, if it is not. Raises `CacheError`, `StoreError`, `_Elsewhere`."""
         view = self._view
         if not view.ready or view.newest is None:
+            why = "" if view.ready else "the view is not ready"  # now: it may be when the cache answers
             await self._cache.ping()
-            return "" if view.ready else "the view is not ready"
+            return why
         if view.recent is not self._recent:
             self._recent, self._mine = view.recent, None
         held = await self._held()

@@ -26,7 +26,8 @@ from projections.runner import Runner
 from projections.status import StatusProjection
 from projections.ticker import TickerProjection
 from projections.trades import TradesProjection
-from ssmd.gateway.message import Topic, Update
+from ssmd.gateway.kept import Kept
+from ssmd.gateway.message import Update
 from ssmd.gateway.shown import Row, Shown
 from ssmd.render import LEAST_DECIMALS
 from ssmd.services.restoring import restore_newest
@@ -36,7 +37,6 @@ RECENT_MESSAGES = 50_000  # kept for clients that come back, about 40 MB with `R
 RECENT_WEIGHT = 500_000  # levels of the snapshots among them, 16 bytes each
 RECENT_TRADES = 10_000
 _FIRST_S = 10.0  # for an entry that is there
-_SHOWN = 20_000  # snapshots kept encoded
 _BOOKS = frozenset({int(Kind.book), int(Kind.delta)})
 _COLUMNS = ("kind", "symbol", "sequence", "recv_ns", "venue_ns", "price_exponent", "size_exponent")
 
@@ -95,7 +95,7 @@ class MarketView:
         self._keep = recent
         self._shown = Shown(stream.name, LEAST_DECIMALS.get(feed, (0, 0)))
         self._trades: deque[Update] = deque(maxlen=RECENT_TRADES)
-        self._snapshots: dict[Topic, Update] = {}
+        self._snapshots = Kept()
         self._last: dict[str, dict[str, int]] = {}  # by channel and symbol: the sequence of the newest message
         self._best: dict[str, tuple[Any, ...]] = {}  # by symbol: state, bid, ask and their units as last told
         self._symbols: list[str] = []
@@ -255,7 +255,7 @@ class MarketView:
         if len(block):
             self.effective_ns = int(block.rows["effective_ns"][-1])
         for update in out:
-            self._snapshots.pop(update.topic, None)
+            self._snapshots.forget(update.topic)
         return out
 
     def _after(self, channel: str, row: Row) -> int | None:
@@ -343,9 +343,7 @@ class MarketView:
         if (found := self._snapshots.get(topic)) is None:
             found = self.shown(channel, symbol)
             if found is not None:
-                if len(self._snapshots) >= _SHOWN:
-                    self._snapshots.clear()
-                self._snapshots[topic] = found
+                self._snapshots.put(topic, found)
         return found
 
     def shown(self, channel: str, symbol: str) -> Update | None:
