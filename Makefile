@@ -23,7 +23,7 @@ demo: $(STAMP)
 	@$(BIN)/ssmd demo $(if $(DEMO_RECORDING),--recording "$(DEMO_RECORDING)")
 
 # Tests wait as much as they compute: three workers for two cores. WORKERS=0: none, for --pdb.
-WORKERS ?= 3
+WORKERS ?= 2
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
