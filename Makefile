@@ -22,7 +22,7 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)
 	@$(BIN)/ssmd demo $(if $(DEMO_RECORDING),--recording "$(DEMO_RECORDING)")
 
-# Tests wait as much as they compute: three workers for two cores. WORKERS=0: none, for --pdb.
+# Whole files go to two workers; more make tests that time processes fail for want of cores. WORKERS=0: none, for --pdb.
 WORKERS ?= 2
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
