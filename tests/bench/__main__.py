@@ -8,7 +8,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-NAMES = ("append", "capture", "decode", "replay", "secmaster", "size")
+NAMES = ("append", "capture", "decode", "gateway", "replay", "secmaster", "size")
 
 
 def machine() -> str:

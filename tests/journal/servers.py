@@ -40,6 +40,11 @@ class NatsServer:
     def url(self) -> str:
         return f"nats://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """0 while it does not run."""
+        return self._process.pid if self._process else 0
+
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen([binary(), "-c", str(self._config)], stderr=log)

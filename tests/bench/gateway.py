@@ -1,0 +1,274 @@
+"""The gateway from journal to client, beside a plain broadcast with websockets that coalesces in the same way, and nats-server's WebSocket.
+
+``python -m tests.bench gateway``. Everything is on this machine: a real nats-server that syncs every commit, a process that appends entries
+of 1,000 symbols at a rate, the server that is measured, and one process with all clients on raw sockets. Latency is from the moment an
+entry was made, just before it is appended, until a client has parsed the message. ``SSMD_BENCH_SECONDS`` is what one measurement takes,
+``SSMD_BENCH_CLIENTS`` and ``SSMD_BENCH_RATES`` which there are, ``SSMD_BENCH_OFFERED`` what is offered to find the highest rate,
+``SSMD_BENCH_ROUNDS`` how often that is tried, ``SSMD_BENCH_BEHIND`` the entries behind the checkpoint of a start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from journal.clock import WallClock
+from ssmd.services.projector import Projector
+from ssmd.settings import Settings
+from ssmd.wiring import open_objects
+from tests.bench.gateway_parts import STREAM, connect, opened, prepared, run_of
+from tests.gateway.served import command, environ, stop
+from tests.journal.servers import TOKEN, NatsServer, free_port, nats_server
+
+Serve = Callable[[str], contextlib.AbstractContextManager["_Served"]]
+
+_ROOT = Path(__file__).resolve().parents[2]
+_WARM_S = 1.0
+_PARSING = 40  # of the clients that choose ten symbols
+_LIMITS = "name: local\nfeed: kalshi\ngateway:\n  limits: {connections: 2000, connections_per_key: 2000}\n"
+_START_SYMBOLS = 10_000
+
+
+def _numbers(variable: str, default: str) -> list[int]:
+    return [int(word) for word in os.environ.get(f"SSMD_BENCH_{variable}", default).split(",")]
+
+
+def _part(stage: str, **given: Any) -> list[str]:
+    return [sys.executable, "-m", "tests.bench.gateway_parts", stage, json.dumps(given)]
+
+
+def _cpu_s(pid: int) -> float:
+    """Of the process with all its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _peak_mib(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+
+
+@contextlib.contextmanager
+def _serving(args: list[str], env: dict[str, str], cwd: Path) -> Iterator[tuple[int, int, float]]:
+    """A server as a process: its id, its port, and the seconds until it was ready."""
+    began = time.monotonic()
+    process = subprocess.Popen(args, env=env, cwd=cwd, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    said = []
+    try:
+        while "serving http" not in (line := process.stderr.readline()):
+            said.append(line)
+            if not line:
+                raise RuntimeError("".join(said))
+        took = time.monotonic() - began
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        yield process.pid, int(line.partition("serving ")[2].partition(",")[0].rpartition(":")[2]), took
+    finally:
+        stop(process)
+
+
+@contextlib.contextmanager
+def _gateway(server: NatsServer, folder: Path) -> Iterator[tuple[int, int, float]]:
+    project = folder / "project"
+    if not project.exists():
+        for part in ("environments", "feeds", "schemas"):
+            (project / "exchanges" / part).mkdir(parents=True)
+        (project / "exchanges" / "environments" / "local.yaml").write_text(_LIMITS)
+    env = environ(folder / "data", SSMD_NATS=server.url, SSMD_NATS_TOKEN=TOKEN, PYTHONPATH=str(_ROOT))
+    with _serving(command("run", "gateway", "--port", "0"), env, project) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def _plain(server: NatsServer, _folder: Path) -> Iterator[tuple[int, int, float]]:
+    with _serving(_part("plain", url=server.url), dict(os.environ), _ROOT) as found:
+        yield found
+
+
+class _Served(NamedTuple):
+    kind: str
+    pid: int
+    port: int
+
+
+class _Source:
+    """Writes entries at the rate it was last told."""
+
+    def __init__(self, server: NatsServer) -> None:
+        args = _part("source", url=server.url)
+        self._process = subprocess.Popen(args, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run_at(self, rate: float) -> int:
+        """Returns what was written so far."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(f"{rate}\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        stop(self._process)
+
+
+def _measure(source: _Source, at: _Served, rate: int, clients: int, each: int, *, stopped: int = 0) -> dict[str, Any]:
+    """One window."""
+    kind, pid, port = at
+    seconds = float(os.environ.get("SSMD_BENCH_SECONDS", "3"))
+    parsing = min(clients, _PARSING if each else 1)
+    given = {"kind": kind, "port": port, "clients": clients, "each": each, "parsing": parsing, "stopped": stopped}
+    process = subprocess.Popen(_part("load", **given, warm_s=_WARM_S, seconds=seconds), cwd=_ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    try:
+        if process.stdout.readline() != "ready\n":
+            raise RuntimeError(f"the clients of {kind} failed")
+        source.run_at(rate)
+        process.stdout.readline()
+        written, cpu, began = source.run_at(rate), _cpu_s(pid), time.monotonic()
+        found: dict[str, Any] = json.loads(process.stdout.readline())
+        took = time.monotonic() - began
+        written = source.run_at(0) - written
+        return {**found, "rate": written / took, "cpu": (_cpu_s(pid) - cpu) / took, "peak": _peak_mib(pid)}
+    finally:
+        stop(process)
+        time.sleep(0.3)  # what is still on its way
+
+
+_HEAD = (
+    f"{'':10}{'clients':>8}{'symbols':>8}{'source/s':>10}{'deliv./s':>11}{'frames/s':>10}{'MB/s':>7}"
+    f"{'p50 ms':>8}{'p99':>8}{'p99.9':>8}{'CPU':>6}{'MiB':>6}"
+)
+
+
+def _line(name: str, clients: int, each: int, r: dict[str, Any]) -> str:
+    ages = "".join(f"{r.get(q, float('nan')):8.1f}" for q in ("p50", "p99", "p99.9"))
+    lost = f"  {r['ended']} ended" if r["ended"] else ""
+    return (
+        f"{name:10}{clients:8,}{each or 'all':>8}{r['rate']:10,.0f}{r['deliveries']:11,.0f}{r['frames']:10,.0f}{r['bytes'] / 1e6:7.1f}"
+        f"{ages}{r['cpu']:6.2f}{r['peak']:6.0f}{lost}"
+    )
+
+
+def run(out: Callable[[str], None]) -> None:
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
+        folder = Path(scratch)
+        (folder / "data").mkdir()
+        ws = free_port()
+        server = stack.enter_context(nats_server(folder, extra=f'websocket {{ listen: "127.0.0.1:{ws}", no_tls: true }}'))
+        asyncio.run(_ensure(server))
+        source = _Source(server)
+        stack.callback(source.close)
+        source.run_at(0)
+
+        @contextlib.contextmanager
+        def serve(kind: str) -> Iterator[_Served]:
+            """One at a time, so that none is measured beside another."""
+            if kind == "nats":
+                yield _Served(kind, server.pid, ws)
+                return
+            with (_gateway if kind == "gateway" else _plain)(server, folder) as (pid, port, _):
+                yield _Served(kind, pid, port)
+
+        out("CPU: processor seconds of the server a second; MiB: its peak so far")
+        out("nats: its server is the journal, too, and sends entries as they are stored")
+        _matrix(out, source, serve)
+        _beside_stopped(out, source, serve)
+        _highest(out, source, serve)
+    _starts(out)
+
+
+def _matrix(out: Callable[[str], None], source: _Source, serve: Serve) -> None:
+    cells = [(clients, rate) for clients in _numbers("CLIENTS", "1,100,1000") for rate in _numbers("RATES", "1000,5000,10000")]
+    results: dict[tuple[int, int], dict[str, dict[str, Any]]] = {cell: {} for cell in cells}
+    out(_HEAD)
+    for kind in ("gateway", "plain", "nats"):
+        with serve(kind) as at:
+            for clients, rate in cells:
+                each = 0 if clients == 1 else 10
+                found = results[clients, rate][kind] = _measure(source, at, rate, clients, each)
+                out(_line(kind, clients, each, found))
+    for (clients, rate), found in results.items():
+        out(f"{clients:,} clients, {rate:,} a second: {_ratios(found)}")
+
+
+def _ratios(results: dict[str, dict[str, Any]]) -> str:
+    ours = results["gateway"]
+    ratios = [
+        f"{kind} p99 {ours['p99'] / r['p99']:.2f}x, CPU {ours['cpu'] / max(r['cpu'], 0.001):.2f}x"
+        for kind, r in results.items()
+        if kind != "gateway" and "p99" in r and "p99" in ours
+    ]
+    return f"gateway to {'; to '.join(ratios)}"
+
+
+def _beside_stopped(out: Callable[[str], None], source: _Source, serve: Serve) -> None:
+    out("\n100 clients, without and with one more that chose all and reads nothing")
+    out(_HEAD)
+    with serve("gateway") as at:
+        found = [_measure(source, at, 5_000, 100, 10, stopped=stopped) for stopped in (0, 1)]
+    for name, result in zip(("without", "with it"), found, strict=True):
+        out(_line(name, 100, 10, result))
+    out(f"p99 with to without {found[1]['p99'] / found[0]['p99']:.2f}x")
+
+
+def _highest(out: Callable[[str], None], source: _Source, serve: Serve) -> None:
+    """More is offered than can be delivered: what comes is the highest rate."""
+    [offered], [rounds] = _numbers("OFFERED", "30000"), _numbers("ROUNDS", "2")
+    out(f"\nall symbols to 100 clients, {offered:,} a second offered")
+    out(_HEAD)
+    rates: dict[str, list[float]] = {"gateway": [], "plain": []}
+    for _ in range(rounds):
+        for kind, each in rates.items():
+            with serve(kind) as at:
+                result = _measure(source, at, offered, 100, 0)
+            each.append(result["deliveries"])
+            out(_line(kind, 100, 0, result))
+    ours, other = (statistics.median(found) for found in rates.values())
+    out(f"gateway to plain, medians: {ours / other:.2f}x")
+
+
+async def _ensure(server: NatsServer) -> None:
+    journal = await connect(server.url)
+    await journal.ensure(STREAM, "kalshi")
+    await journal.close()
+
+
+def _starts(out: Callable[[str], None]) -> None:
+    """Of a process, until it is ready: from a checkpoint of 10,000 books with entries behind it."""
+    [behind] = _numbers("BEHIND", "60000")
+    with tempfile.TemporaryDirectory() as scratch, nats_server(Path(scratch)) as server:
+        folder = Path(scratch)
+        (folder / "data").mkdir()
+        asyncio.run(_checkpointed(server, folder, behind))
+        took = []
+        for _ in range(3):
+            with _gateway(server, folder) as (pid, _, seconds):
+                took.append((seconds, _cpu_s(pid), _peak_mib(pid)))
+        seconds, cpu, peak = sorted(took)[1]
+        out(
+            f"\nstart to ready, a checkpoint of {_START_SYMBOLS:,} symbols and {behind:,} entries behind it: {seconds:.2f} s "
+            f"({', '.join(f'{t[0]:.2f}' for t in took)}), {cpu:.2f} s of CPU, {peak:.0f} MiB"
+        )
+
+
+async def _checkpointed(server: NatsServer, folder: Path, behind: int) -> None:
+    settings = Settings.read({"data": str(folder / "data")}, {})
+    journal, epoch = await connect(server.url), bytes(16)
+    await journal.ensure(STREAM, "kalshi")
+    first = list(opened(_START_SYMBOLS, epoch))
+    for at in range(0, len(first), 500):
+        await journal.append(STREAM, first[at : at + 500])
+    await Projector(journal, open_objects(settings), STREAM, WallClock()).catch_up()
+    ready = prepared(_START_SYMBOLS)
+    for at in range(0, behind, 500):
+        await journal.append(STREAM, run_of(ready, at, min(500, behind - at), epoch))
+    await journal.close()
