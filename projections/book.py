@@ -37,6 +37,9 @@ class BookState(IntEnum):
     STALE = k.STALE  # was valid; entries are missing since, or one contradicted it
 
 
+_STATES = (BookState.SYNCING, *BookState)  # by number, from 1: asking the enumeration takes as long as the rest of `top`
+
+
 class BookView(NamedTuple):
     """One book. Levels are (price, size) integers, best first; `sequence` is the last entry folded into it, 0 if none."""
 
@@ -234,7 +237,7 @@ class BookProjection:
             return None
         (bid_at, ask_at), (bids, asks) = row[k.B_OFFSET : k.B_OFFSET + 2], row[k.B_COUNT : k.B_COUNT + 2]
         return BookTop(
-            BookState(row[k.B_STATE]),
+            _STATES[row[k.B_STATE]],
             tuple(self._pool[bid_at + bids - 1].tolist()) if bids else None,  # levels ascend
             tuple(self._pool[ask_at].tolist()) if asks else None,
             row[k.B_PRICE_EXP], row[k.B_SIZE_EXP], row[k.B_SEQUENCE], row[k.B_VENUE_NS], row[k.B_RECV_NS],
@@ -242,9 +245,7 @@ class BookProjection:
 
     def size(self, symbol: str, side: int, price: int) -> int:
         """Of one level of a book that there is; 0 for a level that there is not."""
-        levels = self._levels(2 * self._names.symbol(symbol))[side]
-        at = int(np.searchsorted(levels[:, 0], price))
-        return int(levels[at, 1]) if at < len(levels) and levels[at, 0] == price else 0
+        return k.size_of(self._books, 2 * self._names.symbol(symbol), side, price, self._pool)
 
     def _levels(self, book: int) -> tuple[Any, Any]:
         row = self._books[book]

@@ -178,6 +178,20 @@ def fold_books(rows: Any, changes: Any, start: int, stop: int, symbols: Any, epo
     return stop
 
 
+@compiled(_N(_TABLE, _N, _N, _N, _TABLE))
+def size_of(books: Any, book: int, side: int, price: int, pool: Any) -> int:
+    """Of one level; 0 for a level that there is not."""
+    low, end = books[book, B_OFFSET + side], books[book, B_OFFSET + side] + books[book, B_COUNT + side]
+    high = end
+    while low < high:
+        middle = (low + high) >> 1
+        if pool[middle, 0] < price:
+            low = middle + 1
+        else:
+            high = middle
+    return int(pool[low, 1]) if low < end and pool[low, 0] == price else 0
+
+
 @compiled(types.void(_TABLE, _N, _TABLE, _TABLE, _WORDS))
 def compact_pool(books: Any, count: int, old: Any, new: Any, used: Any) -> None:
     """Copy the levels of the first `count` rows of `books` from `old` to `new`, with room to grow and no holes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -48,6 +49,19 @@ class TickerProjection:
         self._table.reserve()
         tickers = block.tickers.view(np.int64).reshape(-1, k.TICKER_WORDS)
         k.fold_tickers(rows, tickers, 0, len(rows), symbols, self._table.rows)
+
+    def stepper(self, block: Block) -> Callable[[int], None]:
+        """As `BookProjection.stepper`, for rows of tickers."""
+        rows, symbols = block.rows, self._names.symbols(block)
+        self._table.reserve()
+        tickers = block.tickers.view(np.int64).reshape(-1, k.TICKER_WORDS)
+        places = list(zip(rows["day"].tolist(), rows["sequence"].tolist(), strict=True))
+
+        def step(at: int) -> None:
+            self._cursor.day, self._cursor.sequence = places[at]
+            k.fold_tickers(rows, tickers, at, at + 1, symbols, self._table.rows)
+
+        return step
 
     def keys(self) -> list[str]:
         return self._table.keys()

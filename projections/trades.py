@@ -5,6 +5,7 @@ A trade that two overlapping connections deliver is counted once: its id is reme
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -89,6 +90,19 @@ class TradesProjection:
             self._control(cold_entry(block, rows[cold]))
             at = cold + 1
         k.fold_trades(rows, trades, at, stop, symbols, self._table.rows, self._seen, self._seen_count)
+
+    def stepper(self, block: Block) -> Callable[[int], None]:
+        """As `BookProjection.stepper`, for rows of trades."""
+        rows, symbols = block.rows, self._names.symbols(block)
+        self._table.reserve()
+        trades = _with_ids(block, rows).view(k.TRADES)
+        places = list(zip(rows["day"].tolist(), rows["sequence"].tolist(), strict=True))
+
+        def step(at: int) -> None:
+            self._cursor.day, self._cursor.sequence = places[at]
+            k.fold_trades(rows, trades, at, at + 1, symbols, self._table.rows, self._seen, self._seen_count)
+
+        return step
 
     def _control(self, entry: Entry) -> None:
         if not isinstance(entry.body, Control) or entry.body.action != "day_opened":

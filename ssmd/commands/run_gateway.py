@@ -57,5 +57,6 @@ async def _gateway(settings: Settings, host: str | None, port: int | None) -> in
     from ssmd.gateway.server import Gateway
 
     gc.set_threshold(*_GC)
+    gc.freeze()  # what is there by now, 180,000 objects of what was imported, stays: it is not looked at
     served = Gateway(settings, machine_clock(), host=host, port=port)
     return await _serve(served.run(), lambda: served.status, served.stop)

@@ -1,4 +1,4 @@
-"""What was folded, as messages: each is made of integers that are kept, and written out when somebody wants it."""
+"""What was folded, as messages. A whole book is integers that are kept, and written out when somebody wants it."""
 
 from __future__ import annotations
 
@@ -43,8 +43,13 @@ class Shown:
     def _levels(self, levels: Levels, price_exponent: int, size_exponent: int) -> list[m.Level]:
         return [(amount(p, price_exponent, self._price), amount(s, size_exponent, self._size)) for p, s in levels]
 
-    def _update(self, channel: str, symbol: str, sequence: int, make: Callable[[str], m.Message], weight: int = 1) -> Update:
-        return Update(channel, symbol, self._stream, sequence, make, weight=weight)
+    def _update(self, channel: str, symbol: str, sequence: int, make: Callable[[str], m.Message]) -> Update:
+        """Written out at once: of the 50,000 messages that are kept, what they are made of would be half a million objects, which the
+        garbage collector walks while clients wait, and take more memory than their text.
+        """
+        update = Update(channel, symbol, self._stream, sequence, make)
+        update.data  # noqa: B018
+        return update
 
     def _before(self, sequence: int | None) -> str | None:
         return None if sequence is None else f"{self._stream}:{sequence}"
@@ -76,7 +81,7 @@ class Shown:
                 recv_time=when(head.recv_ns), recv_ns=head.recv_ns, venue_time=when(head.venue_ns), venue_ns=head.venue_ns,
             )  # fmt: skip
 
-        return self._update("book", view.symbol, view.sequence, make, 1 + len(bids) + len(asks))
+        return Update("book", view.symbol, self._stream, view.sequence, make, weight=1 + len(bids) + len(asks))  # written if it is wanted
 
     def bbo(self, symbol: str, sequence: int, top: BookTop, kind: Kind, before: int | None = None) -> Update:
         def make(position: str) -> m.Message:

@@ -38,7 +38,7 @@ RECENT_WEIGHT = 500_000  # levels of the snapshots among them, 16 bytes each
 RECENT_TRADES = 10_000
 _FIRST_S = 10.0  # for an entry that is there
 _BOOKS = frozenset({int(Kind.book), int(Kind.delta)})
-_COLUMNS = ("kind", "symbol", "sequence", "recv_ns", "venue_ns", "price_exponent", "size_exponent")
+_COLUMNS = ("kind", "body", "count", "symbol", "sequence", "recv_ns", "venue_ns", "price_exponent", "size_exponent")
 
 _sequence = attrgetter("sequence")
 Publish = Callable[[Sequence[Update]], None]
@@ -226,31 +226,34 @@ class MarketView:
         """Fold entry by entry; the messages of each, in order. An entry that was folded before has none."""
         out: list[Update] = []
         columns = [block.rows[name].tolist() for name in _COLUMNS]
-        step = self.books.stepper(block)
-        for at, (kind, symbol, *rest) in enumerate(zip(*columns, strict=True)):
+        step, step_trade, step_ticker = (fold.stepper(block) for fold in (self.books, self.trades, self.tickers))
+        changes = block.changes[["price", "side"]].tolist()
+        for at, (kind, body, count, symbol, *rest) in enumerate(zip(*columns, strict=True)):
             row = Row(block.symbols[symbol], *rest)
             if row.sequence <= self.position:
                 continue
             if kind in _BOOKS:
                 step(at)
-                self._book(block, at, row, kind, out)
-                self.position = row.sequence
-                continue
-            piece = block.slice(at, at + 1)
-            if kind == Kind.trade:
-                self._trade(piece, row, out)
+                self._book(row, None if kind == Kind.book else changes[body : body + count], out)
+            elif kind == Kind.trade:
+                was = self.trades.counted(row.symbol)
+                step_trade(at)
+                if self.trades.counted(row.symbol) != was:  # else an overlapping connection told it already
+                    update = self._shown.trade(row, block.trades[body].item(), block.texts, self._after("trade", row))
+                    self._trades.append(update)
+                    out.append(update)
             elif kind == Kind.ticker:
-                self.tickers.apply(piece)
+                step_ticker(at)
                 out.append(self._shown.ticker(self.tickers.ticker(row.symbol), "update", self._after("ticker", row)))
             elif kind == Kind.lifecycle:
-                self.statuses.apply(piece)
+                self.statuses.apply(block.slice(at, at + 1))
                 status = self.statuses.status(row.symbol)
                 self._listed.add(row.symbol)
                 out.append(self._shown.market(row.symbol, row.sequence, status, "update", self._after("market", row)))
             elif kind in {Kind.gap, Kind.control}:
                 self.books.take_touched()
                 step(at)
-                self._connection(piece, row, out)
+                self._connection(block.slice(at, at + 1), row, out)
             self.position = row.sequence
         if len(block):
             self.effective_ns = int(block.rows["effective_ns"][-1])
@@ -264,7 +267,8 @@ class MarketView:
         before, last[row.symbol] = last.get(row.symbol), row.sequence
         return before
 
-    def _book(self, block: Block, at: int, row: Row, kind: int, out: list[Update]) -> None:
+    def _book(self, row: Row, changes: Sequence[tuple[int, int]] | None, out: list[Update]) -> None:
+        """`changes`: prices and sides of a delta."""
         top = self.books.top(row.symbol)
         if top is None:
             return
@@ -272,17 +276,16 @@ class MarketView:
             before = self._after("book", row)
             if top.state != BookState.VALID:
                 out.append(self._shown.stale(row.symbol, row.sequence, "an entry contradicts the book"))
-            elif kind == Kind.book:
+            elif changes is None:
                 out.append(self._shown.book(self.books.book(row.symbol), before))
             else:
-                out.append(self._shown.delta(row, top, self._changed(block, at, row.symbol), before))
+                out.append(self._shown.delta(row, top, self._changed(row.symbol, changes), before))
         self._tell_best(row, top, out)
 
-    def _changed(self, block: Block, at: int, symbol: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    def _changed(self, symbol: str, changes: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """The levels of a delta with their new totals, bids and asks."""
         sides: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
-        first, count = int(block.rows["body"][at]), int(block.rows["count"][at])
-        for side, price in dict.fromkeys((c[2], c[0]) for c in block.changes[first : first + count].tolist()):
+        for price, side in dict.fromkeys(changes):
             sides[side].append((price, self.books.size(symbol, side, price)))
         return sides
 
@@ -290,16 +293,6 @@ class MarketView:
         if self._best.get(row.symbol) != top[:5]:
             self._best[row.symbol] = top[:5]
             out.append(self._shown.bbo(row.symbol, row.sequence, top, "update", self._after("bbo", row)))
-
-    def _trade(self, piece: Block, row: Row, out: list[Update]) -> None:
-        was = self.trades.counted(row.symbol)
-        self.trades.apply(piece)
-        if self.trades.counted(row.symbol) == was:
-            return  # an overlapping connection told it already
-        trade = piece.trades[int(piece.rows["body"][0])].item()
-        update = self._shown.trade(row, trade, piece.texts, self._after("trade", row))
-        self._trades.append(update)
-        out.append(update)
 
     def _connection(self, piece: Block, row: Row, out: list[Update]) -> None:
         """A gap, or a decision of the connector: it may make any number of books stale, or move them to another connection."""

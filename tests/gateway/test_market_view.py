@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from journal.block import Block
-from journal.entry import Record, Trade
+from journal.entry import Body, Book, Change, Delta, Entry, Record, Trade
 from journal.subjects import Stream
 from projections.book import BookProjection
 from ssmd.gateway.message import Update
@@ -101,6 +102,39 @@ def test_a_snapshot_is_what_a_follower_has(stream: list[Record]) -> None:
         assert {**late.tickers[symbol], "kind": "", "prev_position": ""} == {**ticker, "kind": "", "prev_position": ""}
     for symbol, market in follower.markets.items():
         assert {**late.markets[symbol], "kind": "", "prev_position": ""} == {**market, "kind": "", "prev_position": ""}
+
+
+@settings(max_examples=40, deadline=None)
+@given(records(), st.data())
+def test_folding_entry_by_entry_leaves_what_folding_blocks_does(stream: list[Record], data: st.DataObject) -> None:
+    stepped, whole = MarketView(STREAM, "f"), MarketView(STREAM, "f")
+    at = 0
+    while at < len(stream):
+        size = data.draw(st.integers(1, 9))
+        run, at = stream[at : at + size], at + size
+        stepped.changes(Block.of(run))
+        whole._fold(Block.of(run))
+    for one, other in ((stepped.books, whole.books), (stepped.trades, whole.trades), (stepped.tickers, whole.tickers)):
+        keys = one.keys()
+        assert keys == other.keys()
+        assert [one.canonical(key) for key in keys] == [other.canonical(key) for key in keys]
+
+
+def test_kept_messages_are_little_for_the_collector_to_walk() -> None:
+    """It holds up every client meanwhile."""
+    levels = tuple(Change(n * 10_000, 10**6, 0, 1) for n in range(1, 21))
+    view, epoch = MarketView(STREAM, "f"), bytes(16)
+    bodies: list[Body] = [Book(levels), *(Delta((Change(n % 20 * 10_000 + 10_000, 5, 0, 0),)) for n in range(4_000))]
+    run = [
+        Record(n, Entry(body, "f", "A", epoch, n, n, 0, n, 20261122, n, 0, 1, 0, 1, -6, -2))
+        for n, body in enumerate(bodies, 1)
+    ]  # fmt: skip
+    block = Block.of(run)
+    gc.collect()
+    before = len(gc.get_objects())
+    view.recent.add(view.changes(block))
+    gc.collect()
+    assert len(gc.get_objects()) - before < 1.2 * len(view.recent.behind(0, 10_000))
 
 
 def test_recent_messages_are_bounded_and_whole_entries_are_given() -> None:
