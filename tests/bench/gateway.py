@@ -1,10 +1,11 @@
 """The gateway from journal to client, beside a plain broadcast with websockets that coalesces in the same way, and nats-server's WebSocket.
 
 ``python -m tests.bench gateway``. Everything is on this machine: a real nats-server that syncs every commit, a process that appends entries
-of 1,000 symbols at a rate, the server that is measured, and one process with all clients on raw sockets. Latency is from the moment an
-entry was made, just before it is appended, until a client has parsed the message. ``SSMD_BENCH_SECONDS`` is what one measurement takes,
-``SSMD_BENCH_CLIENTS`` and ``SSMD_BENCH_RATES`` which there are, ``SSMD_BENCH_OFFERED`` what is offered to find the highest rate,
-``SSMD_BENCH_ROUNDS`` how often that is tried, ``SSMD_BENCH_BEHIND`` the entries behind the checkpoint of a start.
+of 1,000 symbols at a rate, the server that is measured, and one process with all clients on raw sockets. Latency is until a client has
+parsed the message, from the moment an entry was made, just before it is appended, and from when the journal had said that it is durable.
+``SSMD_BENCH_SECONDS`` is what one measurement takes, ``SSMD_BENCH_CLIENTS`` and ``SSMD_BENCH_RATES`` which there are,
+``SSMD_BENCH_OFFERED`` what is offered to find the highest rate, ``SSMD_BENCH_ROUNDS`` how often that is tried, ``SSMD_BENCH_BEHIND`` the
+entries behind the checkpoint of a start.
 """
 
 from __future__ import annotations
@@ -104,8 +105,9 @@ class _Served(NamedTuple):
 class _Source:
     """Writes entries at the rate it was last told."""
 
-    def __init__(self, server: NatsServer) -> None:
-        args = _part("source", url=server.url)
+    def __init__(self, server: NatsServer, acks: Path) -> None:
+        self.acks = str(acks)
+        args = _part("source", url=server.url, acks=self.acks)
         self._process = subprocess.Popen(args, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def run_at(self, rate: float) -> int:
@@ -125,7 +127,7 @@ def _measure(source: _Source, at: _Served, rate: int, clients: int, each: int, *
     kind, pid, port = at
     seconds = float(os.environ.get("SSMD_BENCH_SECONDS", "3"))
     parsing = min(clients, _PARSING if each else 1)
-    given = {"kind": kind, "port": port, "clients": clients, "each": each, "parsing": parsing, "stopped": stopped}
+    given = {"kind": kind, "port": port, "clients": clients, "each": each, "parsing": parsing, "stopped": stopped, "acks": source.acks}
     process = subprocess.Popen(_part("load", **given, warm_s=_WARM_S, seconds=seconds), cwd=_ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     try:
@@ -143,14 +145,15 @@ def _measure(source: _Source, at: _Served, rate: int, clients: int, each: int, *
         time.sleep(0.3)  # what is still on its way
 
 
+_QUANTILES = ("p50", "p99", "p99.9", "durable p50", "durable p99", "durable p99.9")
 _HEAD = (
     f"{'':10}{'clients':>8}{'symbols':>8}{'source/s':>10}{'deliv./s':>11}{'frames/s':>10}{'MB/s':>7}"
-    f"{'p50 ms':>8}{'p99':>8}{'p99.9':>8}{'CPU':>6}{'MiB':>6}"
+    f"{'p50 ms':>8}{'p99':>8}{'p99.9':>8}{'d. p50':>8}{'d. p99':>8}{'d. p99.9':>9}{'CPU':>6}{'MiB':>6}"
 )
 
 
 def _line(name: str, clients: int, each: int, r: dict[str, Any]) -> str:
-    ages = "".join(f"{r.get(q, float('nan')):8.1f}" for q in ("p50", "p99", "p99.9"))
+    ages = "".join(f"{r[q]:8.1f}" if q in r else f"{'-':>8}" for q in _QUANTILES) + " "
     lost = f"  {r['ended']} ended" if r["ended"] else ""
     return (
         f"{name:10}{clients:8,}{each or 'all':>8}{r['rate']:10,.0f}{r['deliveries']:11,.0f}{r['frames']:10,.0f}{r['bytes'] / 1e6:7.1f}"
@@ -165,7 +168,7 @@ def run(out: Callable[[str], None]) -> None:
         ws = free_port()
         server = stack.enter_context(nats_server(folder, extra=f'websocket {{ listen: "127.0.0.1:{ws}", no_tls: true }}'))
         asyncio.run(_ensure(server))
-        source = _Source(server)
+        source = _Source(server, folder / "acks")
         stack.callback(source.close)
         source.run_at(0)
 
@@ -178,8 +181,9 @@ def run(out: Callable[[str], None]) -> None:
             with (_gateway if kind == "gateway" else _plain)(server, folder) as (pid, port, _):
                 yield _Served(kind, pid, port)
 
+        out("p50 to p99.9: since the entry was made; d.: since the journal had said that it is durable, which takes its fsyncs")
         out("CPU: processor seconds of the server a second; MiB: its peak so far")
-        out("nats: its server is the journal, too, and sends entries as they are stored")
+        out("nats: its server is the journal, too, and sends entries as they are stored, before they are durable")
         _matrix(out, source, serve)
         _beside_stopped(out, source, serve)
         _highest(out, source, serve)

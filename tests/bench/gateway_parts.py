@@ -16,7 +16,9 @@ import socket
 import struct
 import sys
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -40,6 +42,7 @@ _TICK_S = 0.005
 _BATCH = 500
 _PREPARED = 50_000
 _QUIET_S = 0.5
+_ACK = struct.Struct("<qq")
 _FIRST = 1_000_000  # number of the first of them: those of books are before
 
 
@@ -86,8 +89,11 @@ async def connect(url: str) -> JetStreamJournal:
     return await JetStreamJournal.connect(url, WallClock(), token=TOKEN)
 
 
-async def source(*, url: str) -> None:
-    """Each line on stdin is a rate from then on, answered by the number of entries written so far."""
+async def source(*, url: str, acks: str) -> None:
+    """Each line on stdin is a rate from then on, answered by the number of entries written so far. `acks`: a file for the last sequence
+    of each append and when it was known to be durable.
+    """
+    durable = os.open(acks, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     journal, epoch, ready = await connect(url), os.urandom(16), prepared(SYMBOLS)
     loop, lines = asyncio.get_running_loop(), asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
@@ -105,13 +111,15 @@ async def source(*, url: str) -> None:
         now = loop.time()
         due, before = min(due + (now - before) * rate, rate / 10), now  # what could not be written in 0.1 s is left out
         if count := min(int(due), _BATCH):
-            await journal.append(STREAM, run_of(ready, written, count, epoch))
+            sequences = await journal.append(STREAM, run_of(ready, written, count, epoch))
+            os.write(durable, _ACK.pack(sequences[-1], time.time_ns()))
             written, due = written + count, due - count
         if due < 1:
             await asyncio.sleep(_TICK_S)
         else:
             await asyncio.sleep(0)
     await journal.close()
+    os.close(durable)
 
 
 # --- the plain way ----------------------------------------------------------------------------------------------------------
@@ -173,6 +181,7 @@ async def plain(*, url: str) -> None:
 class _Message(msgspec.Struct):
     kind: str = ""
     recv_ns: int = 0
+    position: str = ""
 
 
 _messages = msgspec.json.Decoder(list[_Message])
@@ -243,16 +252,14 @@ class Ages:
     """How old messages are when they are parsed."""
 
     def __init__(self) -> None:
-        self.ns: list[int] = []
-        self.count = 0
+        self.seen: list[tuple[int, int, int]] = []  # when, when it was made, its sequence (0: not told)
         self._nats = b""
 
     def json(self, payload: bytes) -> None:
         now = time.time_ns()
         for message in _messages.decode(payload):
             if message.recv_ns and message.kind != "snapshot":
-                self.ns.append(now - message.recv_ns)
-                self.count += 1
+                self.seen.append((now, message.recv_ns, int(message.position.rpartition(":")[2])))
 
     def nats(self, payload: bytes) -> None:
         """Entries in nats-server's protocol: ``HMSG subject sid header total``."""
@@ -263,11 +270,22 @@ class Ages:
                 head, total = int(words[-2]) if words[0] == b"HMSG" else 0, int(words[-1])
                 if len(data) < end + 4 + total:
                     break
-                self.ns.append(now - decode(data[end + 2 + head : end + 2 + total]).recv_ns)
-                self.count += 1
+                self.seen.append((now, decode(data[end + 2 + head : end + 2 + total]).recv_ns, 0))
                 end += 2 + total
             at = end + 2
         self._nats = data[at:]
+
+    def quantiles(self, acks: Path) -> dict[str, float]:
+        """In ms, since they were made and (``durable``) since the journal had said that they are durable; it may be read before."""
+        pairs = list(_ACK.iter_unpack(acks.read_bytes()))
+        lasts = [last for last, _ in pairs]
+        durable = [now - pairs[bisect_left(lasts, at)][1] for now, _, at in self.seen if 0 < at <= lasts[-1]]
+        found = {}
+        for prefix, ages in (("", [now - made for now, made, _ in self.seen]), ("durable ", durable)):
+            ages.sort()
+            for q in (0.5, 0.99, 0.999) if ages else ():
+                found[f"{prefix}p{q * 100:g}"] = ages[min(int(q * len(ages)), len(ages) - 1)] / 1e6
+        return found
 
 
 def dial(kind: str, port: int, symbols: list[str]) -> socket.socket:
@@ -296,7 +314,7 @@ def dial(kind: str, port: int, symbols: list[str]) -> socket.socket:
     return sock
 
 
-def load(*, kind: str, port: int, clients: int, each: int, parsing: int, stopped: int, warm_s: float, seconds: float) -> None:
+def load(*, kind: str, port: int, clients: int, each: int, parsing: int, stopped: int, warm_s: float, seconds: float, acks: str) -> None:
     """`each`: symbols of one client, 0 for all. Says when all have what there is, when the window begins, and what was seen in it."""
     rng, ages, found = random.Random(2), Ages(), list[Reader]()
     poll = selectors.DefaultSelector()
@@ -304,7 +322,7 @@ def load(*, kind: str, port: int, clients: int, each: int, parsing: int, stopped
     for number in range(clients):
         sock = dial(kind, port, [name(n) for n in rng.sample(range(SYMBOLS), each)] if each else ["*"])
         own = Ages() if kind == "nats" else ages
-        own.ns = ages.ns  # each has bytes of its own that are not whole yet
+        own.seen = ages.seen  # each has bytes of its own that are not whole yet
         take = None if number >= parsing else own.nats if kind == "nats" else own.json
         found.append(Reader(sock, take))
         poll.register(sock, selectors.EVENT_READ, found[-1])
@@ -328,18 +346,16 @@ def load(*, kind: str, port: int, clients: int, each: int, parsing: int, stopped
     print("ready", flush=True)
     read(time.monotonic() + warm_s)
     print("begin", flush=True)
-    ages.ns.clear()
+    ages.seen.clear()
     counts = [(r.frames, r.bytes) for r in found]
     began, cpu = time.monotonic(), time.process_time()
     read(began + seconds)
     took, cpu = time.monotonic() - began, time.process_time() - cpu
     frames, size = (sum(now) for now in zip(*((r.frames - f, r.bytes - b) for r, (f, b) in zip(found, counts, strict=True)), strict=True))
     parsed = sum(r.bytes - b for r, (_, b) in list(zip(found, counts, strict=True))[:parsing])
-    ns = sorted(ages.ns)
-    quantiles = {f"p{q * 100:g}": ns[min(int(q * len(ns)), len(ns) - 1)] / 1e6 for q in (0.5, 0.99, 0.999)} if ns else {}
-    deliveries = len(ns) * size / parsed if parsed else 0.0  # the others get messages of the same size
-    result = {"frames": frames / took, "bytes": size / took, "deliveries": deliveries / took, "parsed": len(ns), "load_cpu": cpu / took}
-    print(json.dumps({**result, **quantiles, "ended": ended, "stopped": len(still)}), flush=True)
+    deliveries = len(ages.seen) * size / parsed if parsed else 0.0  # the others get messages of the same size
+    result = {"frames": frames / took, "bytes": size / took, "deliveries": deliveries / took, "load_cpu": cpu / took}
+    print(json.dumps({**result, **ages.quantiles(Path(acks)), "ended": ended, "stopped": len(still)}), flush=True)
 
 
 if __name__ == "__main__":
@@ -347,4 +363,4 @@ if __name__ == "__main__":
     if stage == "load":
         load(**given)
     else:
-        asyncio.run({"source": source, "plain": plain}[stage](**given))
+        asyncio.run(source(**given) if stage == "source" else plain(**given))
