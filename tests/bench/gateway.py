@@ -125,7 +125,7 @@ class _Source:
 def _measure(source: _Source, at: _Served, rate: int, clients: int, each: int, *, stopped: int = 0) -> dict[str, Any]:
     """One window."""
     kind, pid, port = at
-    seconds = float(os.environ.get("SSMD_BENCH_SECONDS", "3"))
+    seconds = float(os.environ.get("SSMD_BENCH_SECONDS", "2"))
     parsing = min(clients, _PARSING if each else 1)
     given = {"kind": kind, "port": port, "clients": clients, "each": each, "parsing": parsing, "stopped": stopped, "acks": source.acks}
     process = subprocess.Popen(_part("load", **given, warm_s=_WARM_S, seconds=seconds), cwd=_ROOT, stdout=subprocess.PIPE, text=True)
