@@ -28,7 +28,7 @@ COMMANDS = {
     "up": ("ssmd.commands.up:up", "Capture, archive and fold in one process tree, everything embedded."),
     "demo": ("ssmd.commands.demo:demo", "Twenty seconds of everything: capture, crash, recovery, archive, replay."),
     "sim": ("ssmd.commands.sim:sim", "Run a simulated venue that a real client could talk to."),
-    "run": ("ssmd.commands.run:run", "Run one service: connector, archiver, projector or secmaster."),
+    "run": ("ssmd.commands.run:run", "Run one service: connector, archiver, projector, secmaster, gateway or worker."),
     "journal": ("ssmd.commands.journal:journal", "Look at the journal: tail, query, show, streams."),
     "secmaster": ("ssmd.commands.secmaster:secmaster", "Which markets there are and were: sync, list, show, search, changes, export."),
     "day": ("ssmd.commands.day:day", "Trading days: status, run, start, end, roll, history, show, recover, schedule."),

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from journal.clock import Clock
@@ -143,16 +143,12 @@ class LocalRun:
             return ""
         return "" if said.startswith("capturing") else f"connector: {said}" if said else ""
 
-    def _processes(self) -> Table:
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-        table.add_row(
-            *(
-                f"[{'green' if c.process and c.process.returncode is None else 'red'}]●[/] {c.name} {c.process.pid if c.process else ''}"
-                + (f" [yellow](restarted {c.restarts}x)[/]" if c.restarts else "")
-                for c in self.supervisor.children.values()
-            )
+    def _processes(self) -> Columns:
+        return Columns(
+            f"[{'green' if c.process and c.process.returncode is None else 'red'}]●[/] {c.name} {c.process.pid if c.process else ''}"
+            + (f" [yellow](restarted {c.restarts}x)[/]" if c.restarts else "")
+            for c in self.supervisor.children.values()
         )
-        return table
 
 
 def free_port() -> int:

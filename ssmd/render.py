@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _CONTROLS = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
 
 _GAP = 2  # between two columns
-_WHOLE = {"symbol", "date", "state"}  # columns that are copied from a table into the next command
+_WHOLE = {"symbol", "date", "state", "id"}  # columns that are copied from a table into the next command
 
 # Fewest decimals (price, size) a venue itself shows; trailing zeros are trimmed down to them.
 LEAST_DECIMALS = {"kalshi": (4, 2)}

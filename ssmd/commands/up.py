@@ -68,6 +68,11 @@ def up(duration: int | None, gateway: int | None, *, settings: Any, output: str,
 
         out = console()
         out.print(f"data in {settings.data_dir}; {'a simulated venue' if source.simulate is not None else settings.feed}; Ctrl-C stops")
+        spec = settings.environment.gateway
+        if gateway or spec.enabled:
+            host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(spec.host, spec.host)  # noqa: S104  (where it listens, opened on this machine)
+            address = f"{'https' if spec.tls else 'http'}://{host}:{gateway or spec.port}/"
+            out.print(f"the page, as soon as the gateway has begun: {address}", soft_wrap=True)
         await journal_configuration(journal, settings, clock, who=whoami(), why="up")
         local = LocalRun(settings, clock, journal, out)
         try:

@@ -136,7 +136,8 @@ class Desk:
         try:
             ns = parse_moment(text.replace(" ", "+"), now_ns)  # a + that was not escaped
         except CallerError as error:
-            raise Problem("bad-parameter", f"{name}: {error}", errors=(Flaw(name, str(error)),)) from None
+            reason = f"{error}; a position, such as {self.streams[0].name}:123, does as well"
+            raise Problem("bad-parameter", f"{name}: {reason}", errors=(Flaw(name, reason),)) from None
         if ns > now_ns + _AHEAD_NS:
             raise Problem("bad-parameter", f"{name}: {text} is still to come", errors=(Flaw(name, "is still to come"),))
         return AsOf(min(ns, now_ns))

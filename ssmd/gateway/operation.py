@@ -116,7 +116,7 @@ def read_query(kind: type, given: list[tuple[str, str]]) -> Any:
             near = get_close_matches(name, known)
             nearest += near
             hint = f"; did you mean {' or '.join(near)}?" if near else f"; known: {', '.join(known) or 'none'}"
-            flaws.append(Flaw(name[:MAX_TEXT], f"not a parameter of this path{hint}"))
+            flaws.append(Flaw(name[:MAX_TEXT], f"is not a parameter of this path{hint}"))
         elif _CONTROL.search(value):
             flaws.append(Flaw(name, "has control characters"))
     flaws += [Flaw(n, "is given twice") for n in known if sum(name == n for name, _ in given) > 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -14,6 +15,7 @@ from journal.entry import Body, Book, Change, Entry, Trade
 from journal.memory import MemoryJournal
 from journal.subjects import Stream
 from ssmd.live import LiveView
+from ssmd.local_run import LocalRun
 from tests.journal.contract import DAY, EPOCH, FEED
 
 _SYMBOL = "KXSIMETH5M-26NOV221703-B2637.90"  # 31 characters
@@ -49,3 +51,16 @@ def test_numbers_are_whole_at_any_width(width: int) -> None:
 
 def test_what_is_cut_short_is_the_symbol() -> None:
     assert any("KXSIM" in line and "…" in line for line in asyncio.run(shown(60)))
+
+
+def test_processes_that_do_not_fit_one_line_go_on_in_the_next_whole() -> None:
+    local = LocalRun.__new__(LocalRun)
+    names = ("projector", "archiver", "sim", "connector", "secmaster", "gateway")
+    local.supervisor = SimpleNamespace(children={n: SimpleNamespace(name=n, process=Started(), restarts=0) for n in names})  # type: ignore[assignment]
+    out = io.StringIO()
+    Console(file=out, width=80).print(local._processes())
+    assert all(f"{name} 123456" in out.getvalue() for name in names), out.getvalue()
+
+
+class Started:
+    pid, returncode = 123_456, None

@@ -116,6 +116,13 @@ def test_words_of_a_table_stay_whole_in_a_narrow_terminal(
     assert set(" ".join(str(v) for v in row.values()).split()) <= set(shown.split())
 
 
+def test_an_id_that_a_command_takes_stays_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    row = {"id": "1b768cbe9bc8", "name": "dashboard", "state": "valid", "scopes": "read", "feeds": "kalshi"}
+    render.rows([row | {"created": "2026-11-23T00:33:10", "by": "root@vm", "expires": "2027-02-21T00:33:11"}], "table")
+    assert "1b768cbe9bc8" in capsys.readouterr().out
+
+
 def test_a_terminal_that_is_too_narrow_keeps_what_is_copied_from_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -285,6 +285,11 @@ def test_a_parameter_that_is_wrong_is_named(served: Served, target: str, status:
     assert answer.json["instance"] == target.partition("?")[0]
 
 
+def test_what_is_wrong_reads_as_a_sentence_and_says_what_would_do(served: Served) -> None:
+    assert served.ask("/v1/markets?foo=1").json["detail"].startswith("foo is not a parameter of this path; known: as_of, ")
+    assert "a position, such as local_md_0:123, does as well" in served.ask("/v1/markets?as_of=yesterday").json["detail"]
+
+
 def test_an_unknown_parameter_or_path_comes_with_near_ones(served: Served) -> None:
     assert served.ask("/v1/markets?limt=1").json["nearest"] == ["limit"]
     assert served.ask("/v1/marketz").json["nearest"][0] == "/v1/markets"
