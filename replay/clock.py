@@ -6,6 +6,8 @@ import asyncio
 import heapq
 import itertools
 
+from journal.clock import WallClock
+
 
 class SimulatedClock:
     """Follows the effective time of what is replayed; a `journal.clock.Clock` for code that runs on the past."""
@@ -39,3 +41,17 @@ class SimulatedClock:
         else:
             asyncio.get_running_loop().call_soon(sleeper.set_result, None)
         await sleeper
+
+
+class FollowingClock(WallClock):
+    """What time it is where a replay is; the machine's monotonic clock and sleeps, for what deals with clients and servers."""
+
+    def __init__(self) -> None:
+        self._now_ns = 0
+
+    def wall_ns(self) -> int:
+        return self._now_ns
+
+    def advance(self, now_ns: int) -> None:
+        """Move to `now_ns`, never back."""
+        self._now_ns = max(self._now_ns, now_ns)

@@ -87,7 +87,8 @@ async def replay(
     tally = _Tally()
     async for read in source.blocks(stream, day=day, end=last, symbols=symbols):
         block = read if until_ns is None else until(read, until_ns)
-        async for piece in pace.pieces(block):
+        async for span in pace.spans(block.rows["effective_ns"]):
+            piece = block.slice(span.start, span.stop)
             if not len(piece):
                 continue
             tally.add(piece)

@@ -1,4 +1,4 @@
-"""How fast a replay goes. A pace cuts blocks into the pieces that are due together and waits between them."""
+"""How fast a replay goes. A pace cuts entries into the runs that are due together and waits between them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from journal.block import Block
 from journal.clock import Clock
 
 # At N times real time, entries within this much real time go out together: 200 pieces a second cost a few percent of a core.
@@ -15,19 +15,19 @@ _QUANTUM_NS = 5_000_000
 
 
 class Pace(Protocol):
-    def pieces(self, block: Block) -> AsyncIterator[Block]:
-        """`block` cut into pieces, each yielded when it is due."""
+    def spans(self, times: NDArray[np.int64]) -> AsyncIterator[slice]:
+        """Entries with these effective times, in their order, cut into runs, each yielded when it is due."""
         ...
 
 
 class Max:
-    """As fast as possible; other tasks run between blocks."""
+    """As fast as possible; other tasks run in between."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
-    async def pieces(self, block: Block) -> AsyncIterator[Block]:
-        yield block
+    async def spans(self, times: NDArray[np.int64]) -> AsyncIterator[slice]:
+        yield slice(0, len(times))
         await self._clock.sleep(0)
 
 
@@ -39,19 +39,18 @@ class Times:
         self._factor = factor
         self._origin: tuple[int, int] | None = None  # (effective, monotonic) ns of the first entry
 
-    async def pieces(self, block: Block) -> AsyncIterator[Block]:
-        times = block.rows["effective_ns"]
+    async def spans(self, times: NDArray[np.int64]) -> AsyncIterator[slice]:
         span_ns = max(1, int(_QUANTUM_NS * self._factor))
         at = 0
-        while at < len(block):
+        while at < len(times):
             now_ns = int(times[at])
             first_ns, started_ns = self._origin = self._origin or (now_ns, self._clock.mono_ns())
             wait_ns = (now_ns - first_ns) / self._factor - (self._clock.mono_ns() - started_ns)
             await self._clock.sleep(max(0.0, wait_ns / 1e9))
             # Effective times of several writers may step back a little: those go out with what is before them.
             later = np.flatnonzero(times[at:] >= now_ns + span_ns)
-            end = at + int(later[0]) if len(later) else len(block)
-            yield block.slice(at, end)
+            end = at + int(later[0]) if len(later) else len(times)
+            yield slice(at, end)
             at = end
 
 
@@ -61,7 +60,7 @@ class Step:
     def __init__(self, wait: Callable[[], Awaitable[object]]) -> None:
         self._wait = wait
 
-    async def pieces(self, block: Block) -> AsyncIterator[Block]:
-        for at in range(len(block)):
+    async def spans(self, times: NDArray[np.int64]) -> AsyncIterator[slice]:
+        for at in range(len(times)):
             await self._wait()
-            yield block.slice(at, at + 1)
+            yield slice(at, at + 1)

@@ -13,13 +13,14 @@ import click
 from journal.clock import Clock
 from journal.day import DayRule, iso, to_date
 from journal.errors import CallerError, JournalUnavailable, NotFound
-from journal.protocols import Cache, Journal, Keeper, Storage
+from journal.protocols import Cache, Journal, JournalReader, Keeper, Storage
 from journal.subjects import Stream
 from ssmd.settings import IMPORT, Settings
 
 if TYPE_CHECKING:
     import ssl
 
+    from journal.archive import ArchiveReader
     from journal.link import Access
     from replay.source import Source
     from ssmd.gateway.shared import SharedQuotes
@@ -264,26 +265,39 @@ def day_rule(settings: Settings) -> DayRule:
 
 
 @asynccontextmanager
-async def open_source(settings: Settings, clock: Clock, kind: str = "auto") -> AsyncIterator[Source]:
-    """Whole days: from the ``archive`` alone, the ``journal`` alone, or (``auto``) the archive as far as it goes, then the journal.
+async def open_readers(settings: Settings, clock: Clock, kind: str = "auto") -> AsyncIterator[tuple[Keeper | None, ArchiveReader | None]]:
+    """What whole days are read from: the ``archive`` alone, the ``journal`` alone, or (``auto``) both.
 
     A data directory that has an archive and no journal is read from its archive. Raises `NotFound` when it has neither.
     """
     from journal.archive import ArchiveReader
     from journal.embedded import has_data
-    from replay.source import ArchiveSource, JoinedSource, JournalSource
 
-    archived = settings.archived
-    if kind == "archive" or (kind == "auto" and archived and settings.embedded and not has_data(settings.data_dir)):
-        if not archived:
+    archive = ArchiveReader(open_objects(settings), settings.env, clock) if settings.archived else None
+    if kind == "archive" or (kind == "auto" and archive and settings.embedded and not has_data(settings.data_dir)):
+        if not archive:
             raise NotFound("archive in", settings.storage)
-        yield ArchiveSource(ArchiveReader(open_objects(settings), settings.env, clock))
+        yield None, archive
         return
     async with open_journal(settings, clock, read_only=True) as journal:
-        if kind == "journal" or not archived:
-            yield JournalSource(journal)
-        else:
-            yield JoinedSource(ArchiveReader(open_objects(settings), settings.env, clock), journal)
+        yield journal, archive if kind == "auto" else None
+
+
+@asynccontextmanager
+async def open_source(settings: Settings, clock: Clock, kind: str = "auto") -> AsyncIterator[Source]:
+    """Whole days from what `open_readers` opens: the archive as far as it goes, then the journal. Raises `NotFound`."""
+    async with open_readers(settings, clock, kind) as (journal, archive):
+        yield source_of(journal, archive)
+
+
+def source_of(journal: JournalReader | None, archive: ArchiveReader | None) -> Source:
+    """One of them may be None."""
+    from replay.source import ArchiveSource, JoinedSource, JournalSource
+
+    if journal is None:
+        assert archive is not None  # noqa: S101  one of them may be None
+        return ArchiveSource(archive)
+    return JoinedSource(archive, journal) if archive else JournalSource(journal)
 
 
 async def choose_stream(source: Source, settings: Settings, shard: str | None, day: int) -> Stream:

@@ -30,6 +30,7 @@ def _speed(_ctx: click.Context, _param: click.Parameter, value: str) -> float | 
         "ssmd replay --date 2026-08-10 --shard import --from archive --verify -o json",
         "ssmd replay --date 2026-08-10 --symbol KXGOLD15M-26AUG101800-00 --speed 10",
         "ssmd replay --date 2026-08-10 --until 2026-08-10T21:50:00Z",
+        "ssmd replay --date 2026-08-10 --serve-gateway 8081 --speed 10    # open http://127.0.0.1:8081/",
     )
 )
 @click.option("--date", "date", required=True, metavar="DATE", help="The trading day: 2026-08-10, today or yesterday.")
@@ -41,14 +42,31 @@ def _speed(_ctx: click.Context, _param: click.Parameter, value: str) -> float | 
 @click.option("--from", "origin", type=click.Choice(["journal", "archive", "auto"]), default="auto", show_default=True, help="Where from.")
 @click.option("--until", type=MOMENT, metavar="TIME", help="Stop at the last entry up to this effective time.")
 @click.option("--verify", is_flag=True, help="Compare with every digest the live run journalled; exit 1 when one differs, 2 without any.")
+@click.option(
+    "--serve-gateway",
+    "port",
+    type=click.IntRange(-1, 65_535),
+    is_flag=False,
+    flag_value="-1",
+    metavar="[PORT]",
+    help="Serve the day to clients and on a page as a gateway does, on 127.0.0.1, until Ctrl-C; 0: any port. [default: the environment's]",
+)
+@click.option(
+    "--clients", type=click.IntRange(0, 1_000), metavar="N", help="With --serve-gateway: begin when so many have subscribed. [default: 1]"
+)
 @click.pass_context
 @configured
-def replay(ctx: click.Context, *, settings: Settings, output: str, **asked: Any) -> None:
+def replay(ctx: click.Context, *, settings: Settings, output: str, port: int | None, clients: int | None, **asked: Any) -> None:
     """Fold a day again from its opening snapshot, and say what state it comes to.
 
     The same entries give the same digests, bit for bit, from the journal or from the archive, at any speed. The configuration in force at
-    the end of the day is named, where it was journalled.
+    the end of the day is named, where it was journalled. With --serve-gateway nothing is compared: the day happens again, from its opening
+    on, for clients that cannot tell it from a live one.
     """
+    if port is not None:
+        ctx.exit(_serve_day(ctx, settings, None if port < 0 else port, 1 if clients is None else clients, **asked))
+    if clients is not None:
+        raise click.UsageError("--clients is for --serve-gateway", ctx)
     with render.progress() as meter:
         result, configuration = asyncio.run(_run(settings, meter, output, **asked))
     verified = result.verify
@@ -59,6 +77,32 @@ def replay(ctx: click.Context, *, settings: Settings, output: str, **asked: Any)
     document["configuration"] = {"sha256": configuration.sha256, "position": configuration.position} if configuration else None
     render.one(document, output)
     ctx.exit(1 if verified and verified.mismatched else 0)
+
+
+def _serve_day(
+    ctx: click.Context, settings: Settings, port: int | None, clients: int, *, date: str, shard: str | None, symbols: tuple[str, ...],
+    speed: float | str, origin: str, until: int | None, verify: bool,
+) -> int:  # fmt: skip
+    refused = {"--verify": verify, "--symbol": symbols, "--speed step": speed == "step"}
+    if named := [name for name, given in refused.items() if given]:
+        raise click.UsageError(f"{named[0]} does not go with --serve-gateway, which serves the whole day; leave one out", ctx)
+
+    from replay.pace import Max, Times
+    from ssmd.clock import machine_clock
+    from ssmd.commands.run import _serve
+    from ssmd.commands.run_gateway import loop_factory
+    from ssmd.moments import parse_date
+    from ssmd.past_day import Chosen, PastDay
+    from ssmd.wiring import day_rule
+
+    clock = machine_clock()
+    pace = Times(clock, speed) if isinstance(speed, float) else Max(clock)
+    chosen = Chosen(
+        parse_date(date, day_rule(settings), clock.wall_ns()), pace, shard, origin, until, clients, patient=not isinstance(speed, float)
+    )
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        served = PastDay(settings, clock, chosen, port)
+        return runner.run(_serve(served.run(), lambda: served.status, served.stop))
 
 
 async def _run(

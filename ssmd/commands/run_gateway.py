@@ -38,11 +38,11 @@ def gateway(ctx: click.Context, *, host: str | None, port: int | None, settings:
     let in.
     """
     del output
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         ctx.exit(runner.run(_gateway(settings, host, port)))
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
     except ImportError:  # not on every machine

@@ -1,0 +1,187 @@
+"""`ssmd replay --serve-gateway`: the same clients see a past day, and nothing of what comes after where it is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from journal.clock import Clock, WallClock
+from journal.day import iso
+from journal.entry import Entry, control
+from journal.jetstream import JetStreamJournal
+from replay.pace import Max, Pace, Times
+from ssmd.past_day import Chosen, PastDay
+from ssmd.services.projector import Projector
+from ssmd.wiring import open_objects
+from tests.gateway.rig import (
+    STREAM,
+    Checked,
+    History,
+    Market,
+    client_of,
+    journal_of,
+    messages,
+    next_of,
+    send,
+    settings_of,
+    until,
+)  # fmt: skip
+from tests.journal.servers import NatsServer, nats_server
+
+BEFORE, DAY, AFTER = 20260809, 20260810, 20260811
+MIDNIGHT_NS = 1_786_320_000 * 10**9  # of DAY
+CLOCK: Clock = WallClock()
+
+
+def days(counts: dict[int, int], *, gap_ns: int = 10**9) -> list[Entry]:
+    """So many entries of each day, one a second from noon on; the books go on from day to day."""
+    market, found = Market(random.Random(7), 6), list[Entry]()
+    for day, count in counts.items():
+        for at, entry in enumerate(market.run(count)):
+            now_ns = MIDNIGHT_NS + (day - DAY) * 86_400 * 10**9 + 43_200 * 10**9 + at * gap_ns
+            found.append(msgspec.structs.replace(entry, day=day, recv_ns=now_ns, effective_ns=now_ns, venue_ns=now_ns))
+    return found
+
+
+async def kept(journal: JetStreamJournal, server: NatsServer, folder: Path, entries: list[Entry]) -> History:
+    """Journalled and folded, with what days open with."""
+    await journal.ensure(STREAM, "kalshi")
+    for at in range(0, len(entries), 500):
+        await journal.append(STREAM, entries[at : at + 500])
+    await Projector(journal, open_objects(settings_of(server, folder)), STREAM, CLOCK).catch_up()
+    return await History.read(journal)
+
+
+@asynccontextmanager
+async def past_day(server: NatsServer, folder: Path, pace: Pace, **chosen: Any) -> AsyncIterator[PastDay]:
+    served = PastDay(settings_of(server, folder), CLOCK, Chosen(DAY, pace, **chosen), 0)
+    running = asyncio.create_task(served.run())
+    try:
+        await until(lambda: running.done() or "begins when" in served.status or "happens again" in served.status, "the day is open")
+        if running.done():
+            running.result()
+        yield served
+    finally:
+        served.stop()
+        await asyncio.wait_for(running, 60)
+
+
+async def follow(ws: Any, client: Checked, served: PastDay) -> None:
+    """Until the day is over and all of it has come."""
+    while True:
+        for message in await messages(ws):
+            client.receive(message)
+            if message["type"] == "heartbeat" and "is over" in served.status:
+                return
+
+
+def port_of(served: PastDay) -> int:
+    assert served.gateway is not None
+    return served.gateway.port
+
+
+async def ask(served: PastDay, path: str) -> Any:
+    """Its answer."""
+
+    def get() -> Any:
+        connection = HTTPConnection("127.0.0.1", port_of(served), timeout=60)
+        try:
+            connection.request("GET", f"/v1/{path}")
+            answer = connection.getresponse()
+            found = json.loads(answer.read())
+            assert answer.status == 200, found
+            return found
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(get)
+
+
+def test_a_client_sees_the_books_and_trades_of_the_day_at_their_own_positions(tmp_path: Path) -> None:
+    async def main() -> None:
+        with nats_server(tmp_path) as server:
+            async with journal_of(server) as journal:
+                entries = days({BEFORE: 300, DAY: 3_000, AFTER: 50})
+                history = await kept(journal, server, tmp_path, entries)
+                before = [await journal.info(s) for s in await journal.streams("local")]
+                client = Checked()
+                async with past_day(server, tmp_path, Max(CLOCK), patient=True) as served, client_of(port_of(served)) as ws:
+                    await send(ws, op="subscribe", channels=["book", "trade"], symbols=["*"])
+                    await follow(ws, client, served)
+                assert [await journal.info(s) for s in await journal.streams("local")] == before, "what is live is only read"
+                client.check(history)
+                assert len(client.had) > 1_000
+                trades = {s: [at for at in found if 300 < at <= 3_300] for s, found in history.trades.items()}
+                assert {s: [at for at, *_ in found] for s, found in client.trades.items()} == trades
+                assert not client.seen["dropped"]
+
+    asyncio.run(main())
+
+
+def test_it_opens_with_the_books_of_the_day_before_and_knows_nothing_of_what_is_to_come(tmp_path: Path) -> None:
+    async def main() -> None:
+        with nats_server(tmp_path) as server:
+            async with journal_of(server) as journal:
+                history = await kept(journal, server, tmp_path, days({BEFORE: 300, DAY: 500, AFTER: 50}))
+                async with past_day(server, tmp_path, Max(CLOCK), patient=True) as served:
+                    [stream] = [s for s in (await ask(served, "streams"))["streams"] if s["stream"] == STREAM.name]
+                    assert (stream["first"], stream["last"]) == (301, 300)
+                    assert (await ask(served, "days/today"))["day"]["date"] == iso(DAY)
+                    opened = {symbol: book for (symbol, at), book in sorted(history.books.items(), key=lambda x: x[0][1]) if at <= 300}
+                    valid = 0
+                    for symbol, sides in opened.items():
+                        book = await ask(served, f"markets/{symbol}/book")
+                        assert int(book["position"].rpartition(":")[2]) <= 300
+                        if book["state"] == "VALID":
+                            valid += 1
+                            assert [{Decimal(p): Decimal(s) for p, s in book[side]} for side in ("bids", "asks")] == list(sides)
+                    assert valid
+                    async with client_of(port_of(served)) as ws:
+                        await send(ws, op="subscribe", channels=["trade"], symbols=["*"])
+                        await next_of(ws, "subscribed")
+                        await until(lambda: "is over" in served.status, "the day is over")
+                    assert served.status.endswith(f"is over at {STREAM.name}:800, and is served until Ctrl-C")
+                    past = await ask(served, f"markets/KXA-1/book?as_of={STREAM.name}:500")
+                    assert int(past["position"].rpartition(":")[2]) <= 500
+
+    asyncio.run(main())
+
+
+def test_a_pace_is_kept_and_until_ends_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        with nats_server(tmp_path) as server:
+            async with journal_of(server) as journal:
+                await kept(journal, server, tmp_path, days({DAY: 300}))
+                until_ns = MIDNIGHT_NS + 43_200 * 10**9 + 100 * 10**9
+                started_ns = CLOCK.mono_ns()
+                async with past_day(server, tmp_path, Times(CLOCK, 50), clients=0, until_ns=until_ns) as served:
+                    await until(lambda: "is over" in served.status, "the day is over")
+                    assert CLOCK.mono_ns() - started_ns >= 2 * 10**9
+                    assert f"over at {STREAM.name}:101," in served.status
+
+    asyncio.run(main())
+
+
+def test_an_entry_of_another_day_among_the_days_is_stood_in_for(tmp_path: Path) -> None:
+    async def main() -> None:
+        with nats_server(tmp_path) as server:
+            async with journal_of(server) as journal:
+                entries = days({DAY: 200})
+                entries[100] = msgspec.structs.replace(entries[100], day=BEFORE, body=control("late", {}), symbol="")
+                await kept(journal, server, tmp_path, entries)
+                async with past_day(server, tmp_path, Max(CLOCK), clients=0, patient=True) as served:
+                    await until(lambda: "is over" in served.status, "the day is over")
+                    assert f"over at {STREAM.name}:200," in served.status
+                    assert served.gateway is not None
+                    assert served.gateway.views.shards[0].position == 200
+
+    asyncio.run(main())
