@@ -103,10 +103,19 @@ class PastDay:
             apart = await stack.enter_async_context(apart_from(settings, self._clock, stream))
             target = await stack.enter_async_context(open_journal(apart, self._clock))
             lanes = [Lane(history(Stream(settings.env, domain=name)), target) for name in _BESIDE]
+            ends_ns = min(ends_ns - 1, ends_ns if chosen.until_ns is None else chosen.until_ns)
+            objects = open_objects(settings), open_objects(apart)
             release = Release(
-                source, history(stream), target, lanes=lanes, objects=(open_objects(settings), open_objects(apart)), clock=now,
-                day=chosen.day, opens_ns=opens_ns - 1, ends_ns=ends_ns - 1 if chosen.until_ns is None else min(ends_ns - 1, chosen.until_ns),
-            )  # fmt: skip
+                source,
+                history(stream),
+                target,
+                lanes=lanes,
+                objects=objects,
+                clock=now,
+                day=chosen.day,
+                opens_ns=opens_ns - 1,
+                ends_ns=ends_ns,
+            )
             stack.push_async_callback(release.close)
             await release.open(settings.feed)
             self.gateway = gateway = Gateway(apart, now, host=HOST, port=self._port)

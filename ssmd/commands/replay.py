@@ -13,6 +13,9 @@ from ssmd.options import MOMENT, configured, examples
 from ssmd.settings import Settings
 
 
+_MOST_PORT = 65_535
+
+
 def _speed(_ctx: click.Context, _param: click.Parameter, value: str) -> float | str:
     if value in {"max", "step"}:
         return value
@@ -22,6 +25,15 @@ def _speed(_ctx: click.Context, _param: click.Parameter, value: str) -> float | 
     except ValueError:
         pass
     raise click.BadParameter(f"{value!r}: write max, step, or how many times real time, such as 10")
+
+
+def _port(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    """-1 for the environment's."""
+    if value is None or not value:
+        return None if value is None else -1
+    if value.isascii() and value.isdigit() and int(value) <= _MOST_PORT:
+        return int(value)
+    raise click.BadParameter(f"{value!r}: write a port, 0 for any, or nothing for the environment's")
 
 
 @click.command(
