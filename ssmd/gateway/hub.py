@@ -1,7 +1,8 @@
 """Brings updates to clients. Clients that chose the same are a group: what comes for it is collected, encoded and framed once.
 
-At most every `FLUSH_S` what was collected is written, so that one frame carries what came meanwhile. No client is waited for: who cannot
-take more has a buffer.
+At most every `FLUSH_S` what was collected is written, so that one frame carries what came meanwhile; where writing takes more than half
+of that (each frame is a system call), twice what it took, so that frames grow and not the lag. No client is waited for: who cannot take
+more has a buffer.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ssmd.gateway.message import STATE_CHANNELS, Topic, Update
 from ssmd.gateway.request import Selector
 
 FLUSH_S = 0.005
+_LONGEST_S = 0.1
 _TURN_S = 0.02  # of clients that have something waiting: then the loop's other work has its turn
 _LOOK_S = 0.5  # between looks at idle and stuck clients
 
@@ -76,6 +78,7 @@ class Hub:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = 0.0
         self._flushed_s = 0.0
+        self._pause_s = FLUSH_S
 
     # --- from the views -----------------------------------------------------------------------------------------------------
 
@@ -115,7 +118,7 @@ class Hub:
     def _schedule(self, at_s: float = 0.0) -> None:
         """Flush at `at_s` of the loop's time, or as soon as may be, or when it is to be done anyway, whichever is first."""
         loop = asyncio.get_running_loop()
-        at_s = max(self._flushed_s + FLUSH_S, loop.time(), at_s)
+        at_s = max(self._flushed_s + self._pause_s, loop.time(), at_s)
         if self._timer is not None:
             if self._timer_s <= at_s:
                 return
@@ -123,15 +126,17 @@ class Hub:
         self._timer, self._timer_s = loop.call_at(at_s, self._flush), at_s
 
     def _flush(self) -> None:
+        clock = asyncio.get_running_loop().time
         self._timer = None
-        self._flushed_s = asyncio.get_running_loop().time()
+        self._flushed_s = clock()
         self.distribute()
         awake, self._awake = self._awake, {}
         until_s = self._flushed_s + _TURN_S
-        while awake and asyncio.get_running_loop().time() < until_s:
+        while awake and clock() < until_s:
             client = next(iter(awake))
             del awake[client]
             client.pump()
+        self._pause_s = min(max(FLUSH_S, 2 * (clock() - self._flushed_s)), _LONGEST_S)
         if awake:  # they are the first of the next turn
             self._awake = {**awake, **self._awake}
             self._schedule()

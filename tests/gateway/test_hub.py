@@ -1,0 +1,80 @@
+"""When the hub writes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+from journal.clock import WallClock
+from ssmd.gateway.buffer import Policy
+from ssmd.gateway.client import Client
+from ssmd.gateway.hub import Hub
+from ssmd.gateway.message import Topic, TradeData, Update
+from ssmd.gateway.request import Selector
+
+WRITE_S = 0.02
+
+
+class Nothing:
+    """A state without a market."""
+
+    def snapshot(self, channel: str, symbol: str) -> Update | None:
+        del channel, symbol
+        return None
+
+    def positions(self) -> list[str]:
+        return []
+
+    def kinds(self, symbol: str) -> tuple[str, str]:
+        del symbol
+        return "", ""
+
+    def matching(self, selector: Selector) -> Iterable[str]:
+        del selector
+        return ()
+
+
+class Slow:
+    """A connection whose every frame takes the loop `WRITE_S`."""
+
+    paused = deflates = False
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+
+    def write(self, frame: bytes) -> None:
+        time.sleep(WRITE_S)
+        self.frames.append(frame)
+
+    def close(self, code: int, reason: str) -> None:
+        raise AssertionError((code, reason))
+
+
+def trade(topic: Topic, sequence: int) -> Update:
+    channel, symbol = topic
+    data = TradeData(symbol=symbol, position=f"s:{sequence}", price="1", size="1", aggressor="buy")
+    return Update(channel, symbol, "s", sequence, lambda _: data)
+
+
+def test_where_writing_takes_long_frames_grow_and_the_loop_is_left_half_of_its_time() -> None:
+    async def body() -> None:
+        hub, output = Hub(Nothing(), WallClock()), Slow()
+        client = Client(hub, output, "c1", who="", peer="", policy=Policy.drop_oldest, now_ns=0)
+        hub.add(client)
+        client.add(("trade",), frozenset({("trade", "all", "")}), "realtime", 0).attached = True
+        hub.regroup(client)
+        number = 0
+        began = time.monotonic()
+        while time.monotonic() - began < 1:
+            hub.publish([trade(("trade", "A"), number)])
+            number += 1
+            await asyncio.sleep(0.001)
+        writing_s, took_s = len(output.frames) * WRITE_S, time.monotonic() - began
+        assert len(output.frames) > 2
+        assert writing_s < 0.6 * took_s  # one after the other it would be nearly all of it
+        await asyncio.sleep(0.3)
+        assert sum(frame.count(b'"type":"trade"') for frame in output.frames) == number
+        hub.remove(client)
+
+    asyncio.run(body())
