@@ -12,7 +12,6 @@ from ssmd import render
 from ssmd.options import MOMENT, configured, examples
 from ssmd.settings import Settings
 
-
 _MOST_PORT = 65_535
 
 
@@ -57,9 +56,9 @@ def _port(_ctx: click.Context, _param: click.Parameter, value: str | None) -> in
 @click.option(
     "--serve-gateway",
     "port",
-    type=click.IntRange(-1, 65_535),
     is_flag=False,
-    flag_value="-1",
+    flag_value="",
+    callback=_port,
     metavar="[PORT]",
     help="Serve the day to clients and on a page as a gateway does, on 127.0.0.1, until Ctrl-C; 0: any port. [default: the environment's]",
 )

@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import signal
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from decimal import Decimal
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from journal.clock import Clock, WallClock
 from journal.day import iso
 from journal.entry import Entry, control
+from journal.errors import CallerError
 from journal.jetstream import JetStreamJournal
 from replay.pace import Max, Pace, Times
 from ssmd.past_day import Chosen, PastDay
 from ssmd.services.projector import Projector
+from ssmd.settings import Settings
 from ssmd.wiring import open_objects
 from tests.gateway.rig import (
     STREAM,
@@ -35,6 +41,7 @@ from tests.gateway.rig import (
     settings_of,
     until,
 )  # fmt: skip
+from tests.gateway.served import GOLD, Served, command, environ, seeded, stop
 from tests.journal.servers import NatsServer, nats_server
 
 BEFORE, DAY, AFTER = 20260809, 20260810, 20260811
@@ -185,3 +192,49 @@ def test_an_entry_of_another_day_among_the_days_is_stood_in_for(tmp_path: Path) 
                     assert served.gateway.views.shards[0].position == 200
 
     asyncio.run(main())
+
+
+def test_the_command_serves_until_it_is_interrupted_and_leaves_nothing(tmp_path: Path) -> None:
+    data, told = seeded(tmp_path)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    args = command("replay", "--date", "today", "--serve-gateway", "0", "--clients", "0")
+    process = subprocess.Popen(args, env=environ(data, TMPDIR=str(scratch)), cwd=data, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if "is over" in line)
+        port = int(said.partition(",")[0].rpartition(":")[2])
+        assert [path for path in scratch.iterdir() if path.name.startswith("ssmd-replay-")]
+        served = Served(data, port, process, told, [])
+        assert served.good(f"/v1/markets/{GOLD}/book")["position"] == f"local_md_0:{told.positions['delta']}"
+        assert served.good("/v1/markets")["markets"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert not list(scratch.iterdir())
+    finally:
+        stop(process)
+        if process.stderr:
+            process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--verify"], "--verify does not go with --serve-gateway"),
+        (["--symbol", "A"], "--symbol does not go with --serve-gateway"),
+        (["--speed", "step"], "--speed step does not go with --serve-gateway"),
+        (["--serve-gateway", "70000"], "write a port"),
+    ],
+)
+def test_what_it_does_not_do_is_refused(options: list[str], why: str, tmp_path: Path) -> None:
+    args = command("replay", "--date", "today", "--serve-gateway", *options)
+    ran = subprocess.run(args, env=environ(tmp_path), cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ran.returncode, why in " ".join(ran.stderr.split())) == (2, True), ran.stderr
+
+
+def test_an_environment_that_needs_keys_is_refused(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    closed = settings.environment.gateway.model_copy(update={"require_key": True})
+    closed_settings = replace(settings, environment=settings.environment.model_copy(update={"gateway": closed}))
+    with pytest.raises(CallerError, match="without keys only"):
+        PastDay(closed_settings, CLOCK, Chosen(DAY, Max(CLOCK)), 0)
