@@ -12,6 +12,8 @@ from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
+
 from journal.errors import BadObject, BadSubject, CacheError, CallerError
 from journal.protocols import Cache, CacheChange
 from journal.subjects import escape
@@ -21,6 +23,7 @@ BATCH = 1_000
 MAX_VALUE_BYTES = 16 << 20  # a book of 100,000 levels takes 5 MB as JSON
 MAX_PARTS = 100_000  # of one transaction: the server does nothing else for about 100 ms
 MAX_MEMORY_BYTES = 256 << 20  # of the cache in memory: 100,000 books; a fuller one fails
+NOT_OURS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # how decoding fails of a value that anybody wrote
 _KEY = re.compile(r"[a-z][a-z0-9-]*(:[A-Za-z0-9_%-]+)+")
 _TIMEOUT_S = 5.0
 _T = TypeVar("_T")

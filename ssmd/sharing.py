@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from journal.cache import cache_key
+from journal.cache import NOT_OURS, cache_key
 from journal.clock import Clock
 from journal.entry import Entry, Record, canonical_json
 from journal.errors import BadObject, CacheError, CorruptionError, StoreError
@@ -107,7 +107,7 @@ class SharedView:
 
     async def _lost(self) -> str:
         """Whether the cache may have thrown away some of the view, in words."""
-        evicted, position = await self._cache.evicted(), _decoded(await self._held())
+        evicted, position = await self._cache.evicted(), position_of(await self._held())
         before = position.evicted if position else 0
         lost = evicted - before if evicted >= before else evicted  # less than before: it was started again
         if not lost:
@@ -135,7 +135,7 @@ class SharedView:
     async def _fold(self) -> bool:
         """Whether it is there; else it was begun anew, or somebody else is at it."""
         held = await self._held()
-        position = _decoded(held)
+        position = position_of(held)
         _, last = await self._history.bounds()
         if position is None or not self._ours(position) or position.sequence > last:
             await self._clear(held)
@@ -187,8 +187,9 @@ class SharedView:
         await self._cache.commit(CacheChange(gone=keys, put={self._key: canonical_json(position)}), self._key, held)
 
 
-def _decoded(value: bytes | None) -> Position | None:
+def position_of(value: bytes | None) -> Position | None:
+    """None for what is no position: anybody may have written it."""
     try:
         return msgspec.json.decode(value, type=Position) if value else None
-    except msgspec.MsgspecError:
+    except NOT_OURS:
         return None

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from journal.cache import cache_key
+from journal.cache import NOT_OURS, cache_key
 from journal.entry import Record, canonical_json
 from journal.errors import BadObject
 from journal.protocols import Cache, CacheChange
@@ -97,7 +97,7 @@ class SharedDays:
         value = await cache.get(key)
         try:
             return msgspec.json.decode(value, type=kind) if value else kind(day)  # type: ignore[call-arg]  # both have a date first
-        except msgspec.MsgspecError as error:
+        except NOT_OURS as error:
             raise BadObject(f"{key} is no {name} of a day: {error}") from error
 
     def _key(self, *parts: str) -> str:

@@ -28,7 +28,7 @@ from ssmd.gateway.answers import Check
 from ssmd.gateway.message import Topic, amount, when
 from ssmd.gateway.view import MarketView
 from ssmd.render import LEAST_DECIMALS
-from ssmd.sharing import Position
+from ssmd.sharing import Position, position_of
 
 VERSION = 1
 TYPES = ("book", "bbo", "ticker", "market", "trade")
@@ -109,7 +109,7 @@ class SharedQuotes:
         if view.recent is not self._recent:
             self._recent, self._mine = view.recent, None
         held = await self._held()
-        position = _decoded(held)
+        position = position_of(held)
         if held is None or position is None or (position.stream, position.version) != (view.stream.name, VERSION):
             await self._build(held)
         elif not position.sequence:
@@ -245,10 +245,3 @@ class SharedQuotes:
 
 def _change(values: dict[str, bytes | None]) -> CacheChange:
     return CacheChange(gone=[k for k, v in values.items() if v is None], put={k: v for k, v in values.items() if v is not None})
-
-
-def _decoded(value: bytes | None) -> Position | None:
-    try:
-        return msgspec.json.decode(value, type=Position) if value else None
-    except msgspec.MsgspecError:
-        return None

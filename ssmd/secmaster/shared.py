@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from journal.cache import cache_key
+from journal.cache import NOT_OURS, cache_key
 from journal.entry import Record, canonical_json
 from journal.errors import BadObject
 from journal.market import Market
@@ -102,6 +102,6 @@ def _score(market: Market | None) -> float | None:
 def _known(key: str, symbol: str, value: bytes) -> Known:
     try:
         shown = _SHOWN.decode(value)
-    except msgspec.MsgspecError as error:
+    except NOT_OURS as error:
         raise BadObject(f"{key} has no market at {symbol}: {error}") from error
     return Known(shown.market, shown.first_ns, shown.changed_ns, shown.changes)

@@ -193,6 +193,25 @@ def test_flushed_or_of_another_journal_or_too_far_behind_it_is_made_again(server
     asyncio.run(check())
 
 
+@pytest.mark.parametrize("value", [b'{"stream":"\xff","version":1,"build":"x"}', b'{"x":' + b"[" * 200_000, b"9" * 5_000, b'{"stream":1}'])
+def test_whatever_another_program_writes_there_is_replaced(server: valkey.Valkey, value: bytes) -> None:
+    """None of it ends the gateway, which it did."""
+
+    async def check() -> None:
+        rig, cache = Rig(symbols=3), DyingCache(server.url)
+        await cache.flush()
+        await rig.journal.ensure(STREAM, FEED)
+        await rig.write(50)
+        sink = rig.sink(cache, await rig.view())
+        for _ in range(2):
+            await cache.commit(CacheChange(put={sink.key("position", STREAM.shard): value}), "none", None)
+            assert await sink.catch_up() == ""
+            assert await rig.assert_whole(cache) == 50
+        await cache.close()
+
+    asyncio.run(check())
+
+
 def test_what_changes_while_it_is_written_is_in_it(server: valkey.Valkey) -> None:
     """A view that moves whenever others have their turn."""
 
