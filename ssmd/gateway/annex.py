@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import Any, NoReturn
@@ -76,11 +76,10 @@ class Annex:
         self._numbers = count(1)
         self._asked: dict[bytes, asyncio.Future[Reply]] = {}
         self._waiting: dict[int, asyncio.Future[Reply]] = {}
-        self._sending: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._starting = asyncio.Lock()
         self._started_ns = 0
         self._process: asyncio.subprocess.Process | None = None
-        self._replies: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Annex]:
@@ -88,7 +87,7 @@ class Annex:
         try:
             yield self
         finally:
-            tasks = [*self._sending, *([self._replies] if self._replies else [])]
+            tasks = tuple(self._tasks)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)  # the listener ends the process
@@ -105,17 +104,16 @@ class Annex:
                 raise Problem("busy", why, headers={"Retry-After": "2"})
             question = Question(next(self._numbers), operation.name, call.path, query, call.now_ns, seen)
             shared = self._asked[key] = self._waiting[question.number] = asyncio.get_running_loop().create_future()
-            shared.add_done_callback(lambda _: self._forget(key, question.number))
-            sending = asyncio.create_task(self._send(question, shared))  # whoever asked may go, others wait for it too
-            self._sending.add(sending)
-            sending.add_done_callback(self._sending.discard)
-        async with asyncio.timeout(self._limit_s + _SLACK_S):
-            reply = await asyncio.shield(shared)
+            overdue = asyncio.get_running_loop().call_later(self._limit_s + _SLACK_S, self._give_up)
+            shared.add_done_callback(lambda _: self._forget(key, question.number, overdue))
+            self._keep(self._send(question, shared))  # whoever asked may go, others wait for it too
+        reply = await asyncio.shield(shared)
         if said := reply.problem:
             raise Problem(said.kind, said.detail, nearest=said.nearest, errors=said.errors, headers=said.headers)
         return reply
 
-    def _forget(self, key: bytes, number: int) -> None:
+    def _forget(self, key: bytes, number: int, overdue: asyncio.TimerHandle) -> None:
+        overdue.cancel()
         self._asked.pop(key, None)
         self._waiting.pop(number, None)
 
@@ -132,7 +130,7 @@ class Annex:
 
     async def _running(self) -> asyncio.subprocess.Process:
         async with self._starting:
-            if self._process is None or self._process.returncode is not None or self._process.stdin is None or self._replies is None:
+            if self._process is None or self._process.returncode is not None:
                 if self._started_ns and self._clock.mono_ns() - self._started_ns < _AGAIN_NS:
                     raise _away()
                 self._started_ns = self._clock.mono_ns()
@@ -141,7 +139,7 @@ class Annex:
                     sys.executable, "-m", _READER, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
                     env={**os.environ, **settings.variables, **settings.environ()},
                 )  # fmt: skip
-                self._replies = asyncio.create_task(self._listen(self._process))
+                self._keep(self._listen(self._process))
             return self._process
 
     async def _listen(self, process: asyncio.subprocess.Process) -> None:
@@ -153,8 +151,23 @@ class Annex:
                 if waiting and not waiting.done():
                     waiting.set_result(reply)
         finally:
+            if self._process is process:
+                self._process = None  # what is asked from here on is for the next one
             self._lose()
             await _ended(process)
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _give_up(self) -> None:
+        """It does not even refuse: the next question starts another."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            self._process = None
+        self._lose()
 
     def _lose(self) -> None:
         """Whoever waits is told."""

@@ -11,11 +11,13 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
 
+from journal.clock import WallClock
 from journal.memory import MemoryJournal
 from journal.subjects import Stream
 from projections.book import BookProjection
@@ -23,6 +25,12 @@ from projections.projection import Projection
 from projections.runner import Runner
 from projections.ticker import TickerProjection
 from replay.source import JournalSource
+from ssmd.gateway.access import OPEN
+from ssmd.gateway.annex import _SLACK_S, Annex
+from ssmd.gateway.operation import Call
+from ssmd.gateway.problem import Problem
+from ssmd.gateway.routes import OPERATIONS
+from ssmd.settings import Settings
 from tests.gateway.rig import DAY, Market
 from tests.gateway.served import GOLD, Served, gateway, seeded
 
@@ -63,6 +71,39 @@ def test_a_reader_that_dies_is_started_again(served: Served) -> None:
         time.sleep(0.2)
     assert answer.json == expected
     assert served.reader not in {0, dead}
+
+
+def test_a_reader_that_hangs_is_ended_and_its_questions_do_not_count_for_ever(tmp_path: Path) -> None:
+    """Six questions that nobody answered made the gateway busy until it was started again."""
+    data, _ = seeded(tmp_path)
+    operation = next(o for o in OPERATIONS if o.path == "/v1/coverage")
+
+    async def run() -> None:
+        clock = WallClock()
+
+        def asked(number: int) -> Call:
+            return Call(OPEN, {}, operation.query(as_of=str(clock.wall_ns() - number)), None, clock.wall_ns())
+
+        async with Annex(Settings.read({"data": str(data)}, {}), clock, at_once=1, limit_s=60).opened() as annex:
+            assert (await annex.ask(operation, asked(0), {})).data
+            assert annex._process
+            hung = annex._process.pid
+            os.kill(hung, signal.SIGSTOP)
+            annex._limit_s = 1 - _SLACK_S
+            lost = await asyncio.gather(*(annex.ask(operation, asked(n), {}) for n in range(5)), return_exceptions=True)
+            assert [getattr(problem, "kind", problem) for problem in lost] == ["unavailable"] * 5
+            annex._limit_s = 60
+            async with asyncio.timeout(60):
+                while True:
+                    with suppress(Problem):
+                        assert (await annex.ask(operation, asked(0), {})).data
+                        break
+                    await asyncio.sleep(0.2)
+            gone.append(hung)
+
+    gone = list[int]()
+    asyncio.run(run())
+    assert not Path(f"/proc/{gone[0]}").exists()
 
 
 def test_the_stream_goes_on_while_many_ask_about_the_past(served: Served) -> None:
