@@ -135,11 +135,15 @@ def read_query(kind: type, given: list[tuple[str, str]]) -> Any:
 def read_body(kind: type, data: bytes) -> Any:
     """A JSON body as `kind`. Raises `Problem`."""
     try:
-        return msgspec.json.decode(data or b"{}", type=kind)
+        found: Any = msgspec.json.decode(data or b"{}", type=kind)
     except msgspec.ValidationError as error:
         raise _invalid(error, "the body") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem("bad-request", f"the body is no JSON: {error}") from None
+    values: dict[str, Any] = msgspec.structs.asdict(found)
+    if flaws := [Flaw(n, "has control characters") for n, v in values.items() if isinstance(v, str) and _CONTROL.search(v)]:
+        raise Problem("bad-parameter", _said(flaws), errors=tuple(flaws))  # it goes into logs and onto terminals
+    return found
 
 
 def _invalid(error: msgspec.ValidationError, what: str) -> Problem:

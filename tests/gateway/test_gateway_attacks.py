@@ -146,6 +146,15 @@ def test_a_body_is_what_it_must_be(served: Served, body: bytes, status: int) -> 
     assert served.ask("/v1/clients/c1/mode", "POST", body=body).status == status
 
 
+@pytest.mark.parametrize("name", ["who", "reason"])
+@pytest.mark.parametrize("text", ["\x1b]0;owned\x07", "done\nERROR forged", "\x9b2J"])
+def test_what_is_told_of_an_action_obeys_no_terminal_and_forges_no_line(served: Served, name: str, text: str) -> None:
+    for method, path, body in (("DELETE", "/v1/clients/c1", {}), ("POST", "/v1/clients/c1/mode", {"mode": "latest"})):
+        answer = served.ask(path, method, body={**body, name: text})
+        assert (answer.status, answer.kind) == (400, "bad-parameter")
+        assert answer.json["errors"] == [{"name": name, "reason": "has control characters"}]
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "TRACE", "CONNECT", "OPTIONS", "PROPFIND", "get"])
 def test_a_method_is_one_of_the_path(served: Served, method: str) -> None:
     head, _, body = raw(served, f"{method} /v1/markets HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()).partition(
