@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -37,12 +39,13 @@ Examples:
 @click.option("--series", multiple=True, help="Capture the open markets of this series; may be repeated.")
 @click.option("--ticker", multiple=True, help="Capture this market; may be repeated.")
 @click.option("--gateway", type=click.IntRange(1, 65_535), metavar="PORT", help="Serve the page and clients there, too.")
+@click.pass_context
 @options.configured
-def up(duration: int | None, gateway: int | None, *, settings: Any, output: str, **venue: Any) -> None:
+def up(ctx: click.Context, duration: int | None, gateway: int | None, *, settings: Any, output: str, **venue: Any) -> None:
     """Capture a venue into the journal, archive it and fold it, with a live table.
 
     The environment says which venue; the default one, `local`, simulates it.
-    Ctrl-C (exit code 130) stops everything in order; nothing that was captured is lost by it.
+    Ctrl-C (exit code 130) and SIGTERM (0) stop everything in order; nothing that was captured is lost by it.
     """
     del output
     from journal.errors import CallerError
@@ -85,7 +88,25 @@ def up(duration: int | None, gateway: int | None, *, settings: Any, output: str,
             env = "" if settings.env == "local" else f"--env {settings.env} "
             out.print(f"next: ssmd replay {env}--data-dir {settings.data_dir} --date today --from archive --verify", soft_wrap=True)
 
-    asyncio.run(run())
+    ctx.exit(asyncio.run(_until_stopped(run())))
+
+
+async def _until_stopped(work: Coroutine[Any, Any, None]) -> int:
+    """Await `work`, which a signal cancels, also where a script that began us with ``&`` has Ctrl-C ignored: 0, or 130 after Ctrl-C."""
+    running, code = asyncio.ensure_future(work), -1
+
+    def stopped(signal_code: int) -> None:
+        nonlocal code
+        code = signal_code
+        running.cancel()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopped, 0)
+    loop.add_signal_handler(signal.SIGINT, stopped, 130)
+    await asyncio.wait([running])
+    if not (code >= 0 and running.cancelled()):
+        running.result()
+    return max(code, 0)
 
 
 def _venue(settings: Settings, options: dict[str, Any]) -> Venue:
