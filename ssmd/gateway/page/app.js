@@ -20,6 +20,7 @@ import { TimeBar } from "./timebar.js";
 const CONFLATE_MS = 250; // a screen shows no more, and a slow network bears it
 const LIST_MS = 1_000;
 const TRADES = 60;
+const EMPTY_MS = 2_000; // a list without a market is read again: a day may have begun just now
 const EVERY = { markets: 30_000, health: 5_000, clients: 5_000, day: 15_000, coverage: 30_000, candles: 60_000 };
 const SLOWLY_MS = 2_000; // between questions about candles while it plays
 const BUSY = new Set([0, 429, 503, 504]);
@@ -28,7 +29,12 @@ class Page {
   #rest = new Rest((reason) => this.#askKey(reason));
   #stream = new Stream({ key: () => this.#rest.key, onMessage: (message) => this.#heard(message), onState: () => this.#connection() });
   #time = new TimeBar({ now: () => this.#stream.now(), onChange: (at) => this.#moved(at) });
-  #markets = new Markets({ rest: this.#rest, onChoose: (symbol) => this.#choose(symbol), onShown: (symbols) => this.#watch(symbols) });
+  #markets = new Markets({
+    rest: this.#rest,
+    now: () => this.#stream.now(),
+    onChoose: (symbol) => this.#choose(symbol),
+    onShown: (symbols) => this.#watch(symbols),
+  });
   #heading = new Heading();
   #ladder = new Ladder();
   #tape = new Tape();
@@ -57,10 +63,16 @@ class Page {
     this.#stream.start();
     setInterval(() => this.#second(), 1_000);
     addEventListener("hashchange", () => this.#linked());
-    const markets = await this.#try("markets", () => this.#markets.load());
-    const first = markets?.find((line) => line.captured && isOpen(line)) ?? markets?.[0];
-    if (symbol || first) this.#markets.choose(symbol || first.symbol);
+    if (symbol) this.#markets.choose(symbol);
+    await this.#list();
     if (at) this.#time.go(Date.parse(at));
+  }
+
+  /** Read the list of markets, and choose one where none is chosen yet. */
+  async #list() {
+    const markets = await this.#try("markets", () => this.#markets.load());
+    const first = markets?.find((line) => line.captured && isOpen(line, this.#stream.now())) ?? markets?.[0];
+    if (first && !this.#symbol) this.#markets.choose(first.symbol);
   }
 
   get #isPast() {
@@ -341,7 +353,8 @@ class Page {
     if (!this.#isPast) this.#chart.move(now);
     this.#tell();
     if (document.hidden || this.#stream.state !== "open") return;
-    const due = Object.keys(EVERY).filter((name) => Date.now() - (this.#askedAt[name] ?? 0) >= EVERY[name]);
+    const every = this.#markets.isEmpty ? { ...EVERY, markets: EMPTY_MS } : EVERY;
+    const due = Object.keys(every).filter((name) => Date.now() - (this.#askedAt[name] ?? 0) >= every[name]);
     for (const name of due) {
       this.#askedAt[name] = Date.now();
       this.#ask(name);
@@ -357,7 +370,7 @@ class Page {
       });
     switch (name) {
       case "markets":
-        return this.#try("markets", () => this.#markets.load());
+        return this.#list();
       case "candles":
         return this.#isPast ? null : this.#candles();
       case "health":

@@ -10,8 +10,9 @@ const ROWS = 100;
 const SETTLE_MS = 200;
 
 export class Markets {
-  constructor({ rest, onChoose, onShown }) {
+  constructor({ rest, now, onChoose, onShown }) {
     this.chosen = "";
+    this.#now = now;
     this.#rest = rest;
     this.#onChoose = onChoose;
     this.#onShown = onShown;
@@ -27,6 +28,7 @@ export class Markets {
   }
 
   #rest;
+  #now; // the gateway's time, which may be that of a past day
   #onChoose;
   #onShown;
   #list = find("markets");
@@ -51,9 +53,14 @@ export class Markets {
       cursor = answer.next;
     } while (cursor && found.length < LOADED);
     this.#more = Boolean(cursor);
-    this.#markets = found.sort((a, b) => rank(a) - rank(b) || (a.symbol < b.symbol ? -1 : 1));
+    const now = this.#now();
+    this.#markets = found.sort((a, b) => rank(a, now) - rank(b, now) || (a.symbol < b.symbol ? -1 : 1));
     this.show();
     return found;
+  }
+
+  get isEmpty() {
+    return this.#markets.length === 0;
   }
 
   of(symbol) {
@@ -126,7 +133,7 @@ export class Markets {
       cells.row.dataset.symbol = symbol;
       say(cells.title, line.title || symbol);
       say(cells.symbol, symbol);
-      const status = line.status === "active" && !isOpen(line) ? "over" : line.status;
+      const status = line.status === "active" && !isOpen(line, this.#now()) ? "over" : line.status;
       say(cells.status, status);
       mark(cells.row, "data-status", status);
       mark(cells.row, "aria-selected", String(symbol === this.chosen));
@@ -186,13 +193,13 @@ export class Markets {
 }
 
 /** First what is captured, and of it what can be traded. */
-function rank(line) {
-  return (line.captured ? 0 : 2) + (isOpen(line) ? 0 : 1);
+function rank(line, now) {
+  return (line.captured ? 0 : 2) + (isOpen(line, now) ? 0 : 1);
 }
 
 /** The venue may not have said yet that a market is closed. */
-export function isOpen(line) {
-  return line.status === "active" && !(milliseconds(line.close_time) < Date.now());
+export function isOpen(line, now) {
+  return line.status === "active" && !(milliseconds(line.close_time) < now);
 }
 
 function row() {
