@@ -186,6 +186,11 @@ class Client:
         return [(mode, interval_ms, frozenset(chosen)) for (mode, interval_ms), chosen in groups.items()]
 
     @property
+    def resuming(self) -> bool:
+        """Whether something of what it missed is still to be sent."""
+        return any(not s.attached for s in self.subscriptions.values())
+
+    @property
     def chosen(self) -> int:
         """How much its subscriptions name."""
         return sum(len(s.selectors) for s in self.subscriptions.values())

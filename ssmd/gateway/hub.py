@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+import msgspec
+
 from journal.clock import Clock
 from ssmd.gateway import message as m
 from ssmd.gateway.buffer import Limits, Owed
@@ -243,6 +245,7 @@ class Hub:
             await self.clock.sleep(_LOOK_S)
             now_ns, wall_ns = self.clock.mono_ns(), self.clock.wall_ns()
             beat = m.Heartbeat(positions=self.state.positions(), time=m.when(wall_ns), time_ns=wall_ns)
+            behind = msgspec.structs.replace(beat, positions=[])
             for client in tuple(self.clients.values()):
                 if client.paused:
                     client.stuck_mono_ns = client.stuck_mono_ns or now_ns
@@ -251,7 +254,7 @@ class Hub:
                     continue
                 client.stuck_mono_ns = 0
                 if now_ns - client.sent_mono_ns >= self.heartbeat_s * 1e9 and client.buffer.empty:
-                    client.tell(beat)
+                    client.tell(behind if client.resuming else beat)
 
 
 def _counts(client: Client) -> dict[str, int]:

@@ -225,7 +225,7 @@ class Mode(Message, tag="mode", kw_only=True):
 
 
 class Heartbeat(Message, tag="heartbeat", kw_only=True):
-    """Nothing was sent for a while; all up to `positions` was seen."""
+    """Nothing was sent for a while; all up to `positions` was seen. There are none while a subscription is being resumed."""
 
     positions: list[str]
     time: str

@@ -24,7 +24,8 @@ MAX_REPLAY = 5_000_000  # entries that are folded again for one client
 _CHUNK = 100  # messages that are offered, and entries that are folded, at a time: about 5 ms
 _FULL = 0.25  # of the buffer: a replay waits until it is emptier
 _WAIT_S = 0.02
-_REPLAYS = 2  # that read the journal at a time
+_REPLAYS = 2  # that read the journal at a time: each has a fold of its own
+_TURN_S = 2.0  # of waiting for its client, after which a replay makes way where others wait
 _NEARLY = 500  # entries: the rest of a replay is offered at once
 _WIDE_S, _WIDE = 2_000, 50_000  # names and states that requests of one client may take, a second and at once (or ten times all symbols)
 _STRANGE_COST, _NEAR_COST = 4, 500  # of them for an unknown name, and for names like it
@@ -51,6 +52,7 @@ class Sessions:
         self._archives = archives
         self._feed = feed
         self._turns = asyncio.Semaphore(_REPLAYS)
+        self._queued = 0  # replays that wait for a turn
         self._wide = Rates(clock, _WIDE_S, _WIDE)
 
     def receive(self, client: Client, data: bytes) -> None:
@@ -202,10 +204,18 @@ class Sessions:
     async def _replay(self, client: Client, subscription: Subscription, view: MarketView, sequence: int) -> int:
         """Send what came behind `sequence`; up to where."""
         if sequence < view.recent.since:
-            async with self._turns:
+            await self._has_room(client)
+            self._queued += 1
+            try:
+                await self._turns.acquire()
+            finally:
+                self._queued -= 1
+            try:
                 return await self._fold_again(client, subscription, view, sequence)
+            finally:
+                self._turns.release()
         while some := view.recent.behind(sequence, _CHUNK):
-            await self._room(client)
+            await self._has_room(client)
             self._offer(client, subscription, some)
             sequence = some[-1].sequence
             if sequence < view.recent.since:  # the client is slower than the market
@@ -213,21 +223,26 @@ class Sessions:
         return view.position
 
     async def _fold_again(self, client: Client, subscription: Subscription, view: MarketView, sequence: int) -> int:
-        past = MarketView(view.stream, self._feed, recent=0)
+        """Send what came behind `sequence` from the journal, until memory has the rest or others need the turn more; up to where."""
+        past, left_s = MarketView(view.stream, self._feed, recent=0), _TURN_S
         await past.start(self._archives.journal, self._archives.storage, upto=sequence)
         async for records in self._archives.journal.read(view.stream, start=sequence + 1, end=view.position):
             for at in range(0, len(records), _CHUNK):
-                await self._room(client)
+                left_s = await self._has_room(client, left_s)
+                if left_s <= 0 and self._queued:  # it waits again behind the others, and goes on from here
+                    return past.position
                 self._offer(client, subscription, past.changes(block_of(records[at : at + _CHUNK])))
             if past.position >= view.recent.since:
                 break
         return past.position
 
-    async def _room(self, client: Client) -> None:
-        """Return when the client's buffer has some."""
+    async def _has_room(self, client: Client, left_s: float = float("inf")) -> float:
+        """Return when the client's buffer has some, or `left_s` are over and others wait for a turn; what is left of them."""
         await self.clock.sleep(0)
-        while client.buffer.fill > _FULL:
+        while client.buffer.fill > _FULL and (left_s > 0 or not self._queued):
             await self.clock.sleep(_WAIT_S)
+            left_s -= _WAIT_S
+        return left_s
 
     def _offer(self, client: Client, subscription: Subscription, updates: Sequence[Update]) -> None:
         realtime = subscription.mode == "realtime"

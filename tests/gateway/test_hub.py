@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Iterable
 
@@ -12,6 +13,7 @@ from ssmd.gateway.client import Client
 from ssmd.gateway.hub import Hub
 from ssmd.gateway.message import Topic, TradeData, Update
 from ssmd.gateway.request import Selector
+from tests.gateway.rig import until
 
 WRITE_S = 0.02
 
@@ -24,7 +26,7 @@ class Nothing:
         return None
 
     def positions(self) -> list[str]:
-        return []
+        return ["s:5"]
 
     def kinds(self, symbol: str) -> tuple[str, str]:
         del symbol
@@ -35,16 +37,17 @@ class Nothing:
         return ()
 
 
-class Slow:
-    """A connection whose every frame takes the loop `WRITE_S`."""
+class Line:
+    """A connection whose every frame takes the loop `write_s`."""
 
     paused = deflates = False
 
-    def __init__(self) -> None:
+    def __init__(self, write_s: float = 0) -> None:
         self.frames: list[bytes] = []
+        self._write_s = write_s
 
     def write(self, frame: bytes) -> None:
-        time.sleep(WRITE_S)
+        time.sleep(self._write_s)
         self.frames.append(frame)
 
     def close(self, code: int, reason: str) -> None:
@@ -57,11 +60,16 @@ def trade(topic: Topic, sequence: int) -> Update:
     return Update(channel, symbol, "s", sequence, lambda _: data)
 
 
+def client_of(hub: Hub, output: Line) -> Client:
+    client = Client(hub, output, "c1", who="", peer="", policy=Policy.drop_oldest, now_ns=0)
+    hub.add(client)
+    return client
+
+
 def test_where_writing_takes_long_frames_grow_and_the_loop_is_left_half_of_its_time() -> None:
     async def body() -> None:
-        hub, output = Hub(Nothing(), WallClock()), Slow()
-        client = Client(hub, output, "c1", who="", peer="", policy=Policy.drop_oldest, now_ns=0)
-        hub.add(client)
+        hub, output = Hub(Nothing(), WallClock()), Line(WRITE_S)
+        client = client_of(hub, output)
         client.add(("trade",), frozenset({("trade", "all", "")}), "realtime", 0).attached = True
         hub.regroup(client)
         number = 0
@@ -78,3 +86,19 @@ def test_where_writing_takes_long_frames_grow_and_the_loop_is_left_half_of_its_t
         hub.remove(client)
 
     asyncio.run(body())
+
+
+def test_who_is_still_being_told_what_it_missed_is_told_no_position_that_it_has_not_had() -> None:
+    async def heartbeat(*, attached: bool) -> list[str]:
+        hub, output = Hub(Nothing(), WallClock(), heartbeat_s=0.01), Line()
+        client_of(hub, output).add(("trade",), frozenset({("trade", "all", "")}), "realtime", 0).attached = attached
+        watching = asyncio.create_task(hub.watch())
+        await until(lambda: output.frames, "a heartbeat")
+        watching.cancel()
+        [told] = json.loads(output.frames[0][2:])
+        assert told["type"] == "heartbeat"
+        positions: list[str] = told["positions"]
+        return positions
+
+    assert asyncio.run(heartbeat(attached=True)) == ["s:5"]
+    assert asyncio.run(heartbeat(attached=False)) == []
