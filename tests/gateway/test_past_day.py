@@ -184,7 +184,8 @@ def test_an_entry_of_another_day_among_the_days_is_stood_in_for(tmp_path: Path) 
             async with journal_of(server) as journal:
                 entries = days({DAY: 200})
                 entries[100] = msgspec.structs.replace(entries[100], day=BEFORE, body=control("late", {}), symbol="")
-                await kept(journal, server, tmp_path, entries)
+                await journal.ensure(STREAM, "kalshi")
+                await journal.append(STREAM, entries)  # a projector refuses such a stream, where a run of entries ends just before that one
                 async with past_day(server, tmp_path, Max(CLOCK), clients=0, patient=True) as served:
                     await until(lambda: "is over" in served.status, "the day is over")
                     assert f"over at {STREAM.name}:200," in served.status
