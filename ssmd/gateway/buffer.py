@@ -213,9 +213,11 @@ class Buffer:
     def take(self, budget: int, render: Render) -> list[bytes]:
         """Messages of about `budget` bytes, at least one if there is any; snapshots of what is owed are made by `render`, now."""
         data: list[bytes] = []
-        size = 0
-        while self._queue and size < budget:
+        size = last = 0
+        # What comes of one entry stays in one frame: who resumes from its position has had all of it.
+        while self._queue and (size < budget or self._queue[0].sequence == last):
             update = self._pop()
+            last = update.sequence
             if (why := self._owed.get(update.topic)) is not None and update.channel in STATE_CHANNELS:
                 if why != Owed.asked:
                     self._miss(why, update)

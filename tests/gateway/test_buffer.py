@@ -181,3 +181,12 @@ def test_a_snapshot_that_is_asked_for_stands_for_what_waits() -> None:
     sent = [msgspec.json.decode(d)["position"] for d in buffer.take(10_000, lambda _: update(("book", "A"), 1, None, snapshot=True))]
     assert sent == ["x_md_0:2", "x_md_0:1"]
     assert buffer.idle
+
+
+def test_what_comes_of_one_entry_is_taken_at_once() -> None:
+    buffer = Buffer(Policy.drop_oldest)
+    buffer.offer([update(topic, 7, None) for topic in TOPICS[:4]])
+    buffer.offer([update(("trade", "A"), 8, 7)])
+    taken = buffer.take(1, lambda _: None)
+    assert [msgspec.json.decode(data)["position"] for data in taken] == ["x_md_0:7"] * 4
+    assert len(buffer.take(1, lambda _: None)) == 1
