@@ -203,11 +203,12 @@ def test_the_slider_and_a_link_lead_to_the_past(chrome: Browser, venue: Running)
 def test_the_keyboard_is_enough(chrome: Browser, venue: Running) -> None:
     with opened(chrome, venue) as found:
         page = found.page
-        first = page.inner_text("#symbol")
         page.keyboard.press("/")
         assert page.evaluate("document.activeElement.id") == "search"
         page.keyboard.press("ArrowDown")
         assert page.evaluate("document.activeElement.id") == "markets"
+        page.keyboard.press("Home")  # the busiest may be the last one, behind which the arrow finds none
+        first = page.inner_text("#symbol")
         page.keyboard.press("ArrowDown")
         until(lambda: page.inner_text("#symbol") != first, "the arrow chooses nothing")
         active = page.get_attribute("#markets", "aria-activedescendant")
