@@ -15,6 +15,10 @@ _QUANTUM_NS = 5_000_000
 
 
 class Pace(Protocol):
+    def __str__(self) -> str:
+        """As `ssmd replay --speed` takes it."""
+        ...
+
     def spans(self, times: NDArray[np.int64]) -> AsyncIterator[slice]:
         """Entries with these effective times, in their order, cut into runs, each yielded when it is due."""
         ...
@@ -25,6 +29,9 @@ class Max:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+
+    def __str__(self) -> str:
+        return "max"
 
     async def spans(self, times: NDArray[np.int64]) -> AsyncIterator[slice]:
         yield slice(0, len(times))
@@ -38,6 +45,9 @@ class Times:
         self._clock = clock
         self._factor = factor
         self._origin: tuple[int, int] | None = None  # (effective, monotonic) ns of the first entry
+
+    def __str__(self) -> str:
+        return f"{self._factor:g}"
 
     async def spans(self, times: NDArray[np.int64]) -> AsyncIterator[slice]:
         span_ns = max(1, int(_QUANTUM_NS * self._factor))
@@ -59,6 +69,9 @@ class Step:
 
     def __init__(self, wait: Callable[[], Awaitable[object]]) -> None:
         self._wait = wait
+
+    def __str__(self) -> str:
+        return "step"
 
     async def spans(self, times: NDArray[np.int64]) -> AsyncIterator[slice]:
         for at in range(len(times)):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 from journal.clock import Clock
 from journal.day import iso, to_date
@@ -21,7 +21,8 @@ from journal.embedded import embedded_server, server_status
 from journal.errors import CallerError
 from journal.subjects import Stream
 from replay.clock import FollowingClock
-from replay.pace import Pace
+from replay.pace import Pace, Times
+from ssmd.gateway.answers import Replay
 from ssmd.gateway.server import Gateway
 from ssmd.keys.secret import Secret
 from ssmd.metadata import environment as spec
@@ -37,7 +38,7 @@ _GONE_S, _POLL_S, _TAKEN_S = 15.0, 0.1, 0.002
 
 @dataclass(frozen=True)
 class Chosen:
-    """`clients`: how many must have subscribed before it begins. `patient`: wait for who is slow (there is no pace of its own)."""
+    """`clients`: how many must have subscribed before it begins."""
 
     day: int
     pace: Pace
@@ -45,7 +46,6 @@ class Chosen:
     origin: str = "auto"
     until_ns: int | None = None
     clients: int = 1
-    patient: bool = False
 
 
 class PastDay:
@@ -119,7 +119,13 @@ class PastDay:
             stack.push_async_callback(release.close)
             await release.open(settings.feed)
             self.gateway = gateway = Gateway(apart, now, host=HOST, port=self._port)
+            self._say("waiting")
             await _both(gateway.run(), self._release(release, gateway))
+
+    def _say(self, state: Literal["waiting", "running", "over"]) -> None:
+        """In the gateway's health."""
+        if self.gateway:
+            self.gateway.replay = Replay(date=iso(self._chosen.day), speed=str(self._chosen.pace), state=state)
 
     async def _release(self, release: Release, gateway: Gateway) -> None:
         chosen, day = self._chosen, iso(self._chosen.day)
@@ -130,6 +136,7 @@ class PastDay:
         self._phase = f"{day} opens at {release.stream.name}:{release.first} and begins when {wanted} subscribed"
         while sum(bool(c.subscriptions) for c in gateway.hub.clients.values()) < chosen.clients:
             await self._clock.sleep(_POLL_S)
+        self._say("running")
         self._phase = f"{day} happens again, from {release.stream.name}:{release.first} on"
 
         async def taken(sequence: int) -> None:
@@ -143,7 +150,8 @@ class PastDay:
         async def untaken(_: int) -> None:
             """Who cannot keep the pace is treated as ever."""
 
-        await release.run(chosen.pace, taken if chosen.patient else untaken)
+        await release.run(chosen.pace, untaken if isinstance(chosen.pace, Times) else taken)
+        self._say("over")
         self._phase = f"{day} is over at {release.stream.name}:{release.last}, and is served until Ctrl-C"
 
 

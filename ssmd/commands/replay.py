@@ -108,9 +108,7 @@ def _serve_day(
 
     clock = machine_clock()
     pace = Times(clock, speed) if isinstance(speed, float) else Max(clock)
-    chosen = Chosen(
-        parse_date(date, day_rule(settings), clock.wall_ns()), pace, shard, origin, until, clients, patient=not isinstance(speed, float)
-    )
+    chosen = Chosen(parse_date(date, day_rule(settings), clock.wall_ns()), pace, shard, origin, until, clients)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         served = PastDay(settings, clock, chosen, port)
         return runner.run(_serve(served.run(), lambda: served.status, served.stop))

@@ -284,9 +284,18 @@ class Check(msgspec.Struct, kw_only=True):
     needed: bool = True  # what is not needed may be down: the rest serves
 
 
+class Replay(msgspec.Struct, kw_only=True):
+    """A past day that happens again."""
+
+    date: str
+    speed: Annotated[str, Meta(description="Times real time, such as 10; max: as clients take it; step: as somebody lets it go on.")]
+    state: Annotated[Literal["waiting", "running", "over"], Meta(description="Whether it has begun and ended; what is over is served on.")]
+
+
 class Health(msgspec.Struct, kw_only=True):
     live: bool
     ready: bool
+    replay: Annotated[Replay | None, Meta(description="Null where the present is served.")] = None
     checks: list[Check]
 
 

@@ -16,7 +16,7 @@ from projections.status import StatusProjection
 from projections.ticker import TickerProjection
 from ssmd.gateway.access import Gatekeeper
 from ssmd.gateway.annex import Annex
-from ssmd.gateway.answers import Check, Client, ClientLine
+from ssmd.gateway.answers import Check, Client, ClientLine, Replay
 from ssmd.gateway.problem import Flaw, Problem
 from ssmd.gateway.rates import Rates
 from ssmd.gateway.room import Place, Shelf
@@ -108,6 +108,7 @@ class Desk:
     annex: Annex | None = None
     checks: Callable[[], Sequence[Check]] = tuple
     metrics: Callable[[], bytes] = bytes
+    replay: Callable[[], Replay | None] = lambda: None
     captured: Captured = field(init=False)
 
     def __post_init__(self) -> None:

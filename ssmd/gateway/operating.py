@@ -274,7 +274,8 @@ async def ready(desk: Desk, call: Call) -> answers.Ready:
 async def health(desk: Desk, call: Call) -> answers.Health:
     del call
     checks = _checks(desk)
-    return answers.Health(live=True, ready=all(check.good for check in checks if check.needed), checks=checks)
+    ready = all(check.good for check in checks if check.needed)
+    return answers.Health(live=True, ready=ready, replay=desk.replay(), checks=checks)
 
 
 def _checks(desk: Desk) -> list[answers.Check]:

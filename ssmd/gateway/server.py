@@ -20,6 +20,7 @@ from journal.protocols import Keeper, Storage
 from ssmd.gateway import message as m
 from ssmd.gateway.access import Gatekeeper
 from ssmd.gateway.annex import Annex, Past
+from ssmd.gateway.answers import Replay
 from ssmd.gateway.buffer import Limits
 from ssmd.gateway.desk import Desk
 from ssmd.gateway.http import BoundedHttp
@@ -57,6 +58,7 @@ class Gateway:
         self.host = host or spec.host
         self.port = spec.port if port is None else port  # the one that is listened on, once `run` listens; 0: any
         self._phase = "starting"
+        self.replay: Replay | None = None  # set by who serves a past day
         self.listening = asyncio.Event()
         self.stopping = asyncio.Event()
         self.hub: Hub
@@ -104,6 +106,7 @@ class Gateway:
             settings, clock, journal, gatekeeper, now, Past(), Rates(clock, limits.requests, limits.burst),
             views=self.views.shards, clients=Register(self.hub), annex=annex,
             checks=lambda: [*probe.checks(), *(view.check() for view in shared)], metrics=measures.text,
+            replay=lambda: self.replay,
         )  # fmt: skip
         server = _server(Pages(Rest(desk, measures)), door, spec.tls)
         tasks = [

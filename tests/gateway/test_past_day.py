@@ -121,7 +121,7 @@ def test_a_client_sees_the_books_and_trades_of_the_day_at_their_own_positions(tm
                 history = await kept(journal, server, tmp_path, entries)
                 before = [await journal.info(s) for s in await journal.streams("local")]
                 client = Checked()
-                async with past_day(server, tmp_path, Max(CLOCK), patient=True) as served, client_of(port_of(served)) as ws:
+                async with past_day(server, tmp_path, Max(CLOCK)) as served, client_of(port_of(served)) as ws:
                     await send(ws, op="subscribe", channels=["book", "trade"], symbols=["*"])
                     await follow(ws, client, served)
                 assert [await journal.info(s) for s in await journal.streams("local")] == before, "what is live is only read"
@@ -139,7 +139,7 @@ def test_it_opens_with_the_books_of_the_day_before_and_knows_nothing_of_what_is_
         with nats_server(tmp_path) as server:
             async with journal_of(server) as journal:
                 history = await kept(journal, server, tmp_path, days({BEFORE: 300, DAY: 500, AFTER: 50}))
-                async with past_day(server, tmp_path, Max(CLOCK), patient=True) as served:
+                async with past_day(server, tmp_path, Max(CLOCK)) as served:
                     [stream] = [s for s in (await ask(served, "streams"))["streams"] if s["stream"] == STREAM.name]
                     assert (stream["first"], stream["last"]) == (301, 300)
                     assert (await ask(served, "days/today"))["day"]["date"] == iso(DAY)
@@ -186,7 +186,7 @@ def test_an_entry_of_another_day_among_the_days_is_stood_in_for(tmp_path: Path) 
                 entries[100] = msgspec.structs.replace(entries[100], day=BEFORE, body=control("late", {}), symbol="")
                 await journal.ensure(STREAM, "kalshi")
                 await journal.append(STREAM, entries)  # a projector refuses such a stream, where a run of entries ends just before that one
-                async with past_day(server, tmp_path, Max(CLOCK), clients=0, patient=True) as served:
+                async with past_day(server, tmp_path, Max(CLOCK), clients=0) as served:
                     await until(lambda: "is over" in served.status, "the day is over")
                     assert f"over at {STREAM.name}:200," in served.status
                     assert served.gateway is not None
@@ -209,6 +209,11 @@ def test_the_command_serves_until_it_is_interrupted_and_leaves_nothing(tmp_path:
         served = Served(data, port, process, told, [])
         assert served.good(f"/v1/markets/{GOLD}/book")["position"] == f"local_md_0:{told.positions['delta']}"
         assert served.good("/v1/markets")["markets"]
+        assert served.good("/v1/health")["replay"] == {
+            "date": served.good("/v1/days/today")["day"]["date"],
+            "speed": "max",
+            "state": "over",
+        }
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert not list(scratch.iterdir())
