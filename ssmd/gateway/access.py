@@ -153,7 +153,8 @@ class Gatekeeper:
     def _allowed(self, grant: Grant, scope: str, feed: str) -> Grant:
         if not grant.allows(scope, feed):
             missing = f"scope {scope}" if scope not in grant.scopes and "admin" not in grant.scopes else f"feed {feed}"
-            raise Problem("not-allowed", f"key {grant.key} has no {missing}; it has {', '.join(grant.scopes + grant.feeds)}")
+            has = ", ".join([*(f"scope {scope}" for scope in grant.scopes), *(f"feed {feed}" for feed in grant.feeds)])
+            raise Problem("not-allowed", f"key {grant.key} has no {missing}; it has {has}")
         return grant
 
     # --- what is open -------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -26,6 +26,8 @@ MAX_FRAME = 256 << 10  # bytes of messages of one frame; clients commonly refuse
 
 Topic = tuple[str, str]  # channel, symbol ("" where there is none)
 Level = tuple[str, str]  # price, size
+Group = Literal["series", "category"]  # of markets
+GROUPS: tuple[Group, ...] = get_args(Group)
 
 amount = lru_cache(maxsize=1 << 16)(decimal_text)  # prices and sizes repeat
 
@@ -173,10 +175,19 @@ class Welcome(Message, tag="welcome", kw_only=True):
 
 
 class Unknown(msgspec.Struct, omit_defaults=True):
-    """A name that nothing is known of, with those that are like it."""
+    """A name that nothing is known of, with those that are like it. `kind` is what it was asked as; `known_as` what it is instead: name
+    it there.
+    """
 
     name: str
     near: list[str] = []
+    kind: Literal["symbol"] | Group = "symbol"
+    known_as: Literal[""] | Group = ""
+
+    def __str__(self) -> str:
+        if self.known_as:
+            return f"{self.name} is a {self.known_as} and no symbol: name it as `{self.known_as}`"
+        return f"nothing is known of {self.name}" + (f" (like {', '.join(self.near)})" if self.near else "")
 
 
 class Subscribed(Message, tag="subscribed", kw_only=True):

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from ssmd.gateway.access import Grant
 from ssmd.gateway.problem import Flaw, Problem
+from ssmd.gateway.refusal import refused
 
 MAX_TEXT = 256  # characters of a name: a symbol, a category
 Method = Literal["GET", "POST", "DELETE"]
@@ -21,7 +22,6 @@ Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Limit = Annotated[int, Meta(ge=1, le=1_000, description="At most so many.")]
 CursorText = Annotated[str, Meta(max_length=1_000, description="`next` of the page before.")] | None
 Moment = Annotated[str, Meta(max_length=80, description="RFC 3339, or nanoseconds since 1970.")] | None
-_AT = re.compile(r"at `\$\.?([^`]*)`")
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -103,7 +103,8 @@ def read_segment(name: str, text: str) -> str:
             "bad-parameter", f"{name} is empty, too long or has control characters", errors=(Flaw(name, f"1 to {MAX_TEXT} characters"),)
         )
     if not re.search(PARTS[name].pattern, found):
-        raise Problem("bad-parameter", f"{name} is not what it must be", errors=(Flaw(name, PARTS[name].description),))
+        reason = f"{found!r}: write it as {PARTS[name].example} ({PARTS[name].description.rstrip('.')})"
+        raise Problem("bad-parameter", f"{name} {reason}", errors=(Flaw(name, reason),))
     return found
 
 
@@ -125,7 +126,7 @@ def read_query(kind: type, given: list[tuple[str, str]]) -> Any:
     try:
         found: Any = msgspec.convert(dict(given), kind, strict=False)
     except msgspec.ValidationError as error:
-        raise _invalid(error, "a parameter") from None
+        raise _invalid(error, kind, "a parameter") from None
     for name, value in given:
         if isinstance(getattr(found, name), int) and not _INTEGER.fullmatch(value):  # 1e3 is no integer to others
             raise Problem("bad-parameter", f"{name}: write it in digits", errors=(Flaw(name, "write it in digits"),))
@@ -137,7 +138,7 @@ def read_body(kind: type, data: bytes) -> Any:
     try:
         found: Any = msgspec.json.decode(data or b"{}", type=kind)
     except msgspec.ValidationError as error:
-        raise _invalid(error, "the body") from None
+        raise _invalid(error, kind, "the body") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem("bad-request", f"the body is no JSON: {error}") from None
     values: dict[str, Any] = msgspec.structs.asdict(found)
@@ -146,11 +147,9 @@ def read_body(kind: type, data: bytes) -> Any:
     return found
 
 
-def _invalid(error: msgspec.ValidationError, what: str) -> Problem:
-    text = str(error)
-    place = _AT.search(text)
-    name = place[1] if place else what
-    reason = text.partition(" - at ")[0]
+def _invalid(error: msgspec.ValidationError, kind: type, what: str) -> Problem:
+    place, reason = refused(error, kind)
+    name = place or what
     return Problem("bad-parameter", f"{name}: {reason}", errors=(Flaw(name, reason),))
 
 

@@ -17,6 +17,7 @@ from ssmd.keys.secret import Secret
 _T = TypeVar("_T")
 TIMEOUT_S = 10.0
 _MOST = 64 << 20  # bytes of an answer
+_ADMIN = "`ssmd gateway key create NAME --scope admin` makes a key that may do this: put it into SSMD_GATEWAY_KEY"
 
 
 class RemoteGateway:
@@ -79,7 +80,10 @@ class RemoteGateway:
         except msgspec.MsgspecError:
             return SsmdError(f"{self.url} answered HTTP {status}, and is no gateway of ssmd")
         if status == 401:
-            return CallerError(f"{self.url}: {problem.detail}; put a key with scope admin into SSMD_GATEWAY_KEY")
+            said = problem.detail if self._key else "a key is needed"
+            return CallerError(f"{self.url}: {said}; {_ADMIN}")
+        if status == 403:
+            return CallerError(f"{self.url}: {problem.detail}; {_ADMIN}")
         if status == 404:
             near = f"; nearest: {', '.join(problem.nearest)}" if problem.nearest else ""
             return CallerError(f"{problem.detail}{near}; `ssmd client list` shows those that are connected")

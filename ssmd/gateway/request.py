@@ -10,6 +10,7 @@ import msgspec
 from journal.errors import CallerError
 from ssmd.gateway.buffer import Policy
 from ssmd.gateway.message import CHANNELS
+from ssmd.gateway.refusal import refusal
 
 MAX_MESSAGE = 64 << 10  # bytes
 MAX_SYMBOLS = 2_000  # named in one request
@@ -76,6 +77,11 @@ class Ping(Request, tag="ping", frozen=True, kw_only=True):
     pass
 
 
+class _Named(msgspec.Struct):
+    id: Id = ""
+
+
+_EXAMPLE = '{"op":"subscribe","channels":["book"],"symbols":["NAME"]}'
 REQUESTS = (Subscribe, Unsubscribe, Snapshot, Configure, Ping)
 _DECODER: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Subscribe | Unsubscribe | Snapshot | Configure | Ping)
 
@@ -85,10 +91,20 @@ def parse(data: bytes) -> Request:
     try:
         found: Request = _DECODER.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CallerError(f'{error}; a request is for example {{"op":"subscribe","channels":["book"],"symbols":["NAME"]}}') from None
+        raise CallerError(
+            f'{refusal(error, *REQUESTS)}; a request is for example {{"op":"subscribe","channels":["book"],"symbols":["NAME"]}}'
+        ) from None
     except RecursionError:
         raise CallerError("nested too deeply") from None
     return found
+
+
+def id_of(data: bytes) -> str:
+    """The `id` of a request that cannot be understood, where it has one."""
+    try:
+        return msgspec.json.decode(data, type=_Named).id
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
 
 
 def parse_url(query: str) -> tuple[Policy | None, Subscribe | None]:
@@ -114,7 +130,7 @@ def parse_url(query: str) -> tuple[Policy | None, Subscribe | None]:
         return policy, msgspec.convert(values, Subscribe, strict=False)
     except msgspec.ValidationError as error:
         raise CallerError(
-            f"the URL's query: {error}; known: symbols, series, category, channels, mode, interval_ms, resume, policy"
+            f"the URL's query: {refusal(error, Subscribe)}; known: symbols, series, category, channels, mode, interval_ms, resume, policy"
         ) from None
 
 

@@ -16,7 +16,7 @@ from ssmd.gateway.client import Client, Subscription
 from ssmd.gateway.hub import Hub
 from ssmd.gateway.message import STATE_CHANNELS, Topic, Update
 from ssmd.gateway.rates import Rates
-from ssmd.gateway.request import Configure, Ping, Request, Selector, Snapshot, Subscribe, Unsubscribe, parse, selectors
+from ssmd.gateway.request import Configure, Ping, Request, Selector, Snapshot, Subscribe, Unsubscribe, id_of, parse, selectors
 from ssmd.gateway.view import MarketView, block_of
 from ssmd.gateway.views import Views
 
@@ -60,7 +60,7 @@ class Sessions:
         try:
             request = parse(data)
         except CallerError as error:
-            client.tell(m.Failed(code="bad_request", message=str(error)))
+            client.tell(m.Failed(code="bad_request", message=str(error), id=id_of(data)))
         else:
             self.serve(client, request)
 
@@ -94,8 +94,7 @@ class Sessions:
             raise CallerError(f"you have {self.max_subscriptions} subscriptions; unsubscribe from some first")
         chosen, unknown = self._known(client, selectors(asked))
         if not chosen:
-            named = ", ".join(f"{u.name} (like {', '.join(u.near)})" if u.near else u.name for u in unknown[:5])
-            raise CallerError(f"nothing is known of {named}")
+            raise CallerError("; ".join(map(str, unknown[:5])))
         if client.chosen + len(chosen) > MAX_CHOSEN:
             raise CallerError(f"your subscriptions would name more than {MAX_CHOSEN:,} things; choose series, a category or all")
         self.hub.distribute()
@@ -128,10 +127,15 @@ class Sessions:
         taken = self._wide.take(client.id, states + len(symbols))
         if not taken.allowed:
             raise CallerError(f"that is too much so soon after what you asked before: ask again in {ceil(taken.wait_s)} s, or for less")
-        strange = sorted(self.views.strange(symbols))
-        likened = strange[:_NEAR_FOR]
-        self._wide.take(client.id, min(taken.left, _STRANGE_COST * len(strange) + _NEAR_COST * len(likened)))
-        unknown = [m.Unknown(symbol, self.views.near(symbol) if symbol in likened else []) for symbol in strange]
+        strange = self.views.strange(symbols)
+        unknown = [m.Unknown(name, known_as=self.views.group_of(name) or "") for name in sorted(strange)]
+        for group in m.GROUPS:  # their markets may still come
+            names = sorted({name for _, kind, name in chosen if kind == group})
+            unknown += [m.Unknown(name, kind=group) for name in names if not self.views.has(group, name)]
+        likened = [u for u in unknown if not u.known_as][:_NEAR_FOR]
+        self._wide.take(client.id, min(taken.left, _STRANGE_COST * len(unknown) + _NEAR_COST * len(likened)))
+        for one in likened:
+            one.near = self.views.near(one.name, one.kind)
         return frozenset(s for s in chosen if s[1] != "symbol" or s[2] not in strange), unknown
 
     def _count(self, chosen: frozenset[Selector]) -> int | None:

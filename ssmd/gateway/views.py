@@ -119,6 +119,7 @@ class Views:
         self._of: dict[str, MarketView] = {}
         self._kinds: dict[str, tuple[str, str]] = {}
         self._unnamed: set[str] = set()  # those of them that the security master does not have yet
+        self._groups: dict[str, set[str]] = {kind: set() for kind in m.GROUPS}  # that markets are of
 
     # --- following ----------------------------------------------------------------------------------------------------------
 
@@ -204,6 +205,8 @@ class Views:
             else:
                 self._unnamed.add(symbol)
             self._kinds[symbol] = series, category
+            self._groups["series"].add(series)
+            self._groups["category"].add(category)
 
     # --- questions ----------------------------------------------------------------------------------------------------------
 
@@ -293,14 +296,31 @@ class Views:
             found -= self._markets.known_of(found) if self._markets and found else set()
         return found
 
-    def near(self, symbol: str) -> list[str]:
-        """Symbols like one that is unknown."""
+    def group_of(self, name: str) -> m.Group | None:
+        """What `name` is the name of, if not of a symbol."""
+        return next((kind for kind in m.GROUPS if self.has(kind, name)), None)
+
+    def has(self, kind: m.Group, name: str) -> bool:
+        """Whether there is a market of this series or category, as far as is known."""
+        if name in self._groups[kind] or (kind == "series" and self._begins(f"{name}-")):
+            return True
+        with suppress(StorageError):
+            sql = f"SELECT 1 FROM markets WHERE {kind} = ? LIMIT 1"  # noqa: S608 (a column)
+            return bool(self._markets and list(self._markets.query(sql, (name,))))
+        return False
+
+    def _begins(self, start: str) -> bool:
+        """Whether a captured symbol begins so."""
+        found = [(symbols, bisect_left(symbols, start)) for view in self.shards for symbols in [view.symbols()]]
+        return any(at < len(symbols) and symbols[at].startswith(start) for symbols, at in found)
+
+    def near(self, name: str, kind: str = "symbol") -> list[str]:
+        """Names like one that is unknown."""
         known = []
-        for view in self.shards:
-            symbols = view.symbols()
-            at = bisect_left(symbols, symbol)
-            known += symbols[max(0, at - _COMPARED) : at + _COMPARED]
-        if self._markets:
+        for names in [view.symbols() for view in self.shards] if kind == "symbol" else [sorted(self._groups[kind])]:
+            at = bisect_left(names, name)
+            known += names[max(0, at - _COMPARED) : at + _COMPARED]
+        if self._markets and kind == "symbol":
             with suppress(StorageError):
-                known += near(self._markets, symbol)
-        return get_close_matches(symbol, sorted(set(known)), n=_NEAR, cutoff=0.4)
+                known += near(self._markets, name)
+        return get_close_matches(name, sorted(set(known)), n=_NEAR, cutoff=0.4)
