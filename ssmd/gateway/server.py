@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import uvicorn
 from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp
 
 from journal.clock import Clock
 from journal.errors import CallerError, SsmdError
@@ -27,6 +28,7 @@ from ssmd.gateway.http import BoundedHttp
 from ssmd.gateway.hub import Hub
 from ssmd.gateway.measures import Measures
 from ssmd.gateway.pages import Pages
+from ssmd.gateway.porch import PER_S, Porch, allow_files
 from ssmd.gateway.probe import Probe
 from ssmd.gateway.rates import Rates
 from ssmd.gateway.register import Register
@@ -93,8 +95,9 @@ class Gateway:
         self.hub = Hub(self.views, clock, limits=Limits(limits.buffer_messages, limits.buffer_mib << 20))
         storage = open_objects(settings)
         sessions = Sessions(self.hub, self.views, Archives(journal, storage), clock, feed=settings.feed, subscriptions=limits.subscriptions)
+        streams, guests = allow_files(limits.connections)
         door = Door(
-            sessions, gatekeeper, env=settings.env, connections=limits.connections, per_key=limits.connections_per_key,
+            sessions, gatekeeper, env=settings.env, connections=streams, per_key=limits.connections_per_key,
             compression=spec.compression,
         )  # fmt: skip
         probe = Probe(journal, self.views.shards, clock)
@@ -108,7 +111,8 @@ class Gateway:
             checks=lambda: [*probe.checks(), *(view.check() for view in shared)], metrics=measures.text,
             replay=lambda: self.replay,
         )  # fmt: skip
-        server = _server(Pages(Rest(desk, measures)), door, spec.tls)
+        porch = Porch(clock, per_s=max(PER_S, 4 * limits.requests), most=guests)
+        server = _server(porch, porch.paced(Pages(Rest(desk, measures))), door, spec.tls)
         tasks = [
             asyncio.create_task(work, name=f"gateway {name}")
             for name, work in (
@@ -162,17 +166,33 @@ class Gateway:
 
 
 class _Server(uvicorn.Server):
-    """Signals are the command's."""
+    """Signals are the command's; connections come by the porch."""
+
+    def __init__(self, config: uvicorn.Config, porch: Porch) -> None:
+        super().__init__(config)
+        self._porch = porch
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup([])
+        http: Any = self.config.http_protocol_class
+        made = partial(http, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        for listener in sockets or ():
+            self._porch.open(listener, made, self.config.ssl)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._porch.close()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def _server(http: Pages, door: Door, tls: GatewayTls | None) -> _Server:
+def _server(porch: Porch, answers: ASGIApp, door: Door, tls: GatewayTls | None) -> _Server:
     stream: Any = partial(_stream, door)
+    http: Any = partial(BoundedHttp, porch=porch)
     config = uvicorn.Config(
-        http, http=BoundedHttp, ws=stream, lifespan="off", log_config=None, log_level="warning", access_log=False, proxy_headers=False,
+        answers, http=http, ws=stream, lifespan="off", log_config=None, log_level="warning", access_log=False, proxy_headers=False,
         server_header=False, timeout_graceful_shutdown=_GRACE_S,
         ssl_certfile=tls.certificate if tls else None, ssl_keyfile=tls.key if tls else None,
     )  # fmt: skip
@@ -181,7 +201,7 @@ def _server(http: Pages, door: Door, tls: GatewayTls | None) -> _Server:
     except (OSError, ssl.SSLError) as error:
         said = f"{tls.certificate}, {tls.key}" if tls else ""
         raise CallerError(f"gateway.tls: {said}: {error.strerror or error}; name readable PEM files that belong together") from None
-    return _Server(config)
+    return _Server(config, porch)
 
 
 def _stream(door: Door, *, server_state: Any, **_: object) -> StreamProtocol:
