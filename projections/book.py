@@ -12,7 +12,7 @@ recording that goes on in another file.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -214,11 +214,11 @@ class BookProjection:
         if at is None or 2 * at >= len(self._books) or not self._books[2 * at, k.B_STATE]:
             raise NotFound("book", symbol, self.keys())
         row = self._books[2 * at]
-        bids, asks = self._levels(2 * at)
+        bids, asks = self.sides(symbol)
         return BookView(
             symbol,
             BookState(int(row[k.B_STATE])),
-            [(p, s) for p, s in reversed(bids.tolist())],
+            [(p, s) for p, s in bids.tolist()],
             [(p, s) for p, s in asks.tolist()],
             int(row[k.B_PRICE_EXP]),
             int(row[k.B_SIZE_EXP]),
@@ -243,6 +243,11 @@ class BookProjection:
             row[k.B_PRICE_EXP], row[k.B_SIZE_EXP], row[k.B_SEQUENCE], row[k.B_VENUE_NS], row[k.B_RECV_NS],
         )  # fmt: skip
 
+    def sides(self, symbol: str) -> tuple[Any, Any]:
+        """Its levels, bids and asks, best first, as arrays that stay as they are. Of a book that there is."""
+        bids, asks = self._levels(2 * self._names.symbol(symbol))
+        return bids[::-1].copy(), asks.copy()
+
     def size(self, symbol: str, side: int, price: int) -> int:
         """Of one level of a book that there is; 0 for a level that there is not."""
         return k.size_of(self._books, 2 * self._names.symbol(symbol), side, price, self._pool)
@@ -258,6 +263,10 @@ class BookProjection:
         bids, asks = self._levels(book)
         head = _HEAD.pack(int(row[k.B_STATE]), int(row[k.B_PRICE_EXP]), int(row[k.B_SIZE_EXP]), len(bids), len(asks))
         return b"".join((head, bids.tobytes(), asks.tobytes()))
+
+    def keep(self, keys: Collection[str]) -> None:
+        for symbol in set(self.keys()) - set(keys):
+            self._books[self._rows_of(symbol)] = 0
 
     def take_touched(self) -> set[str]:
         touched = np.flatnonzero(self._books[::2, k.B_TOUCHED]).tolist()

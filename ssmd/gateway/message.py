@@ -29,10 +29,32 @@ Level = tuple[str, str]  # price, size
 Group = Literal["series", "category"]  # of markets
 GROUPS: tuple[Group, ...] = get_args(Group)
 
-amount = lru_cache(maxsize=1 << 16)(decimal_text)  # prices and sizes repeat
+_TEXTS = 1 << 16  # of one exponent, about 100 bytes each
 
 _ENCODER = msgspec.json.Encoder()
 encode: Callable[[Any], bytes] = _ENCODER.encode
+
+
+class Texts(dict[int, str]):
+    """Integers of one exponent as decimals, by the integer: prices and sizes repeat."""
+
+    def __init__(self, exponent: int, least: int) -> None:
+        super().__init__()
+        self._exponent, self._least = exponent, least
+
+    def __missing__(self, value: int) -> str:
+        if len(self) >= _TEXTS:
+            self.clear()
+        text = self[value] = decimal_text(value, self._exponent, self._least)
+        return text
+
+
+texts = lru_cache(maxsize=16)(Texts)
+
+
+def amount(value: int, exponent: int, least: int = 0) -> str:
+    """As `ssmd.render.decimal_text`."""
+    return texts(exponent, least)[value]
 
 
 class Message(msgspec.Struct, tag_field="type", omit_defaults=True, kw_only=True, gc=False):

@@ -7,17 +7,17 @@ from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import msgspec
-import numpy as np
 
 from journal.entry import Aggressor, Gap, Ticker
-from projections.book import BookTop, BookView
+from projections.book import BookState, BookTop
 from projections.status import StatusView
 from projections.ticker import TickerView
 from ssmd.gateway import message as m
-from ssmd.gateway.message import Update, amount, when
+from ssmd.gateway.message import Update, amount, texts, when
 
 Kind = Literal["snapshot", "update"]
 Levels = Sequence[tuple[int, int]]
+_STATE = {state: state.name for state in BookState}  # asking the enumeration takes longer than a level
 _PRICES = frozenset({"last", "bid", "ask"})
 _DOLLARS = frozenset({"dollar_volume", "dollar_open_interest"})  # whole ones, as the venue says them
 
@@ -41,7 +41,8 @@ class Shown:
         self._price, self._size = decimals
 
     def _levels(self, levels: Levels, price_exponent: int, size_exponent: int) -> list[m.Level]:
-        return [(amount(p, price_exponent, self._price), amount(s, size_exponent, self._size)) for p, s in levels]
+        prices, sizes = texts(price_exponent, self._price), texts(size_exponent, self._size)
+        return [(prices[p], sizes[s]) for p, s in levels]
 
     def _update(self, channel: str, symbol: str, sequence: int, make: Callable[[str], m.Message]) -> Update:
         """Written out at once: of the 50,000 messages that are kept, what they are made of would be half a million objects, which the
@@ -59,7 +60,7 @@ class Shown:
 
         def make(position: str) -> m.Message:
             bids, asks = (self._levels(side, row.price_exponent, row.size_exponent) for side in sides)
-            state: Any = top.state.name
+            state: Any = _STATE[top.state]
             return m.BookData(
                 kind="delta", symbol=row.symbol, position=position, prev_position=self._before(before), state=state, bids=bids, asks=asks,
                 recv_time=when(row.recv_ns), recv_ns=row.recv_ns, venue_time=when(row.venue_ns), venue_ns=row.venue_ns,
@@ -67,26 +68,23 @@ class Shown:
 
         return self._update("book", row.symbol, row.sequence, make)
 
-    def book(self, view: BookView, before: int | None = None) -> Update:
-        """The whole book."""
-        bids, asks = np.array(view.bids, np.int64), np.array(view.asks, np.int64)  # 16 bytes a level
-        head = view._replace(bids=[], asks=[])
+    def book(self, symbol: str, top: BookTop, sides: tuple[Any, Any], before: int | None = None) -> Update:
+        """The whole book: `sides` are arrays of `BookProjection.sides`, 16 bytes a level. Written out if it is wanted."""
 
         def make(position: str) -> m.Message:
-            shown = (self._levels(side.tolist(), head.price_exponent, head.size_exponent) for side in (bids, asks))
-            state: Any = head.state.name
+            bids, asks = (self._levels(side.tolist(), top.price_exponent, top.size_exponent) for side in sides)
+            state: Any = _STATE[top.state]
             return m.BookData(
-                kind="snapshot", symbol=head.symbol, position=position, prev_position=self._before(before), state=state,
-                bids=next(shown), asks=next(shown),
-                recv_time=when(head.recv_ns), recv_ns=head.recv_ns, venue_time=when(head.venue_ns), venue_ns=head.venue_ns,
+                kind="snapshot", symbol=symbol, position=position, prev_position=self._before(before), state=state, bids=bids, asks=asks,
+                recv_time=when(top.recv_ns), recv_ns=top.recv_ns, venue_time=when(top.venue_ns), venue_ns=top.venue_ns,
             )  # fmt: skip
 
-        return Update("book", view.symbol, self._stream, view.sequence, make, weight=1 + len(bids) + len(asks))  # written if it is wanted
+        return Update("book", symbol, self._stream, top.sequence, make, weight=1 + sum(map(len, sides)))
 
     def bbo(self, symbol: str, sequence: int, top: BookTop, kind: Kind, before: int | None = None) -> Update:
         def make(position: str) -> m.Message:
             bid, ask = (self._levels([best] if best else [], top.price_exponent, top.size_exponent) for best in (top.bid, top.ask))
-            state: Any = top.state.name
+            state: Any = _STATE[top.state]
             return m.BboData(
                 kind=kind, symbol=symbol, position=position, prev_position=self._before(before), state=state,
                 bid=bid[0] if bid else None, ask=ask[0] if ask else None,

@@ -277,7 +277,7 @@ class MarketView:
             if top.state != BookState.VALID:
                 out.append(self._shown.stale(row.symbol, row.sequence, "an entry contradicts the book"))
             elif changes is None:
-                out.append(self._shown.book(self.books.book(row.symbol), before))
+                out.append(self._shown.book(row.symbol, top, self.books.sides(row.symbol), before))
             else:
                 out.append(self._shown.delta(row, top, self._changed(row.symbol, changes), before))
         self._tell_best(row, top, out)
@@ -307,7 +307,7 @@ class MarketView:
             if top is None:
                 continue
             if top.sequence == row.sequence:  # moved to another connection's book
-                out.append(self._shown.book(self.books.book(symbol), self._after("book", told)))
+                out.append(self._shown.book(symbol, top, self.books.sides(symbol), self._after("book", told)))
             elif top.state == BookState.STALE and (symbol not in self._best or self._best[symbol][0] != BookState.STALE):
                 out.append(self._shown.stale(symbol, row.sequence, reason))
             self._tell_best(told, top, out)
@@ -345,7 +345,7 @@ class MarketView:
         top = self.books.top(symbol) if channel in {"book", "bbo"} else None
         match channel:
             case "book" if top:
-                return self._shown.book(self.books.book(symbol))
+                return self._shown.book(symbol, top, self.books.sides(symbol))
             case "bbo" if top:
                 return self._shown.bbo(symbol, sequence or top.sequence, top, "snapshot")
             case "ticker" if sequence is not None:
