@@ -7,7 +7,6 @@ A handler that needs it asks `desk.past`, which in the gateway's own process rai
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -17,6 +16,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from journal.clock import Clock
+from ssmd.gateway.inheritance import environ_of
 from ssmd.gateway.operation import Call, Operation
 from ssmd.gateway.problem import Flaw, Problem
 from ssmd.gateway.room import Shelf
@@ -134,10 +134,9 @@ class Annex:
                 if self._started_ns and self._clock.mono_ns() - self._started_ns < _AGAIN_NS:
                     raise _away()
                 self._started_ns = self._clock.mono_ns()
-                settings = self._settings
                 self._process = await asyncio.create_subprocess_exec(
                     sys.executable, "-m", _READER, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-                    env={**os.environ, **settings.variables, **settings.environ()},
+                    env=environ_of(self._settings),
                 )  # fmt: skip
                 self._keep(self._listen(self._process))
             return self._process
