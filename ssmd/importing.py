@@ -17,7 +17,7 @@ from journal.protocols import Journal
 from journal.subjects import Stream
 from ssmd.importer import Importer, Report
 from ssmd.locks import archiver_lock, held, import_lock
-from ssmd.recordings import Recording, examine, find
+from ssmd.recordings import Recording, begins, examine, find, sound
 from ssmd.render import Meter
 from ssmd.services.archiver import Archiver
 from ssmd.services.projector import Projector
@@ -48,6 +48,13 @@ async def import_recordings(
     return report
 
 
+def _elsewhere(paths: Sequence[Path], files: Sequence[Path]) -> str:
+    """Where in the folders that were named there are recordings, if not everywhere."""
+    known = {f: begins(f) for f in files}
+    found = [f for path in paths if path.is_dir() for f in sound(path, known) if f != path]
+    return f". Name what is a recording: {', '.join(map(str, found[:5]))}{', ...' if len(found) > 5 else ''}" if found else ""
+
+
 @asynccontextmanager
 async def _archiving(settings: Settings, *, worth_it: bool) -> AsyncIterator[None]:
     """An archiver beside us while we append: it needs a core of its own about as long. What it leaves is archived afterwards."""
@@ -71,7 +78,10 @@ def check(paths: Sequence[Path], meter: Meter) -> list[Recording]:
     """Every file read to its end."""
     files = find(paths)
     meter.stage("check", sum(f.stat().st_size for f in files))
-    recordings = [examine(f, meter.advance) for f in files]
+    try:
+        recordings = [examine(f, meter.advance) for f in files]
+    except CallerError as error:
+        raise CallerError(f"{error}{_elsewhere(paths, files)}") from None
     if not any(r.lines for r in recordings):
         raise CallerError(f"{', '.join(map(str, paths[:3]))}: nothing to import, no file has a line")
     return recordings

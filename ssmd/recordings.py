@@ -10,7 +10,8 @@ from __future__ import annotations
 import zlib
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from heapq import heappop, heappush, heapreplace
@@ -89,6 +90,27 @@ def find(paths: Iterable[Path]) -> list[Path]:
         else:
             raise CallerError(f"{path}: no such file or folder")
     return list(found)
+
+
+def begins(path: Path) -> bool:
+    """Whether a line at the beginning of the file is known, or it has none."""
+    with suppress(CallerError):
+        for text in _decompressed(path, lambda _: None):
+            if text.lines:
+                return any(not _parse(path, number, line, ended=text.ended)[4] for number, line in enumerate(text.lines, 1))
+        return True
+    return False
+
+
+def sound(folder: Path, known: Mapping[Path, bool]) -> list[Path]:
+    """The largest folders at or below `folder` of whose files all are `known`, and single ones."""
+    inside = [f for f in known if f.is_relative_to(folder)]
+    if all(known[f] for f in inside):
+        return [folder]
+    if folder in known:
+        return []
+    below = dict.fromkeys(folder / f.relative_to(folder).parts[0] for f in inside)
+    return [found for path in below for found in sound(path, known)]
 
 
 def examine(path: Path, advance: Callable[[int], None]) -> Recording:

@@ -83,6 +83,9 @@ def _tokens(subject: str) -> list[str]:
     tokens = subject.split(".")
     if not all(tokens) or any(c.isspace() for c in subject) or ">" in tokens[:-1]:
         raise BadSubject(f"{subject!r} is no subject: tokens joined by dots, '*' for one token, a last '>' for all below")
+    if len(tokens) == 1 and "_" in subject:  # no environment's name has one
+        below = Stream.parse(subject).subjects("kalshi")[0].removesuffix(".>")
+        raise BadSubject(f"{subject!r} is a stream's name; its subjects begin as {below}")
     return tokens
 
 

@@ -68,27 +68,33 @@ def list_(*, watch: bool, url: str | None, settings: Settings, output: str) -> N
 
 
 async def _watch(rows: Callable[[], list[dict[str, Any]]], output: str) -> None:
+    from journal.errors import CallerError, SsmdError
     from ssmd.clock import machine_clock
 
-    clock, chosen = machine_clock(), output or ("table" if sys.stdout.isatty() else "jsonl")
+    clock, chosen, head = machine_clock(), output or ("table" if sys.stdout.isatty() else "jsonl"), 0
+    found: list[dict[str, Any]] | None = await asyncio.to_thread(rows)
     while True:
-        found = await asyncio.to_thread(rows)
-        if chosen == "table":
+        if found is not None and chosen == "table":
             if sys.stdout.isatty():
                 click.clear()
             render.rows([_short(row) for row in found], "table", title="clients")
-        else:
-            for line in render.lines(found, "jsonl" if chosen == "json" else chosen):
+        elif found:
+            for line in list(render.lines(found, "jsonl" if chosen == "json" else chosen))[head:]:
                 click.echo(line)
+            head = 1 if chosen == "csv" else 0
         sys.stdout.flush()
         await clock.sleep(_EVERY_S)
+        try:
+            found = await asyncio.to_thread(rows)
+        except CallerError:
+            raise
+        except SsmdError as error:  # it may be started again
+            found = None
+            click.echo(f"ssmd: {error}", err=True)
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "id": row["id"], "who": row["who"], "since": row["connected_time"][11:19], "state": row["state"], "mode": row["mode"],
-        "sent": row["sent"], "waiting": row["waiting"], "dropped": row["dropped"],
-    }  # fmt: skip
+    return {name: row[name] for name in ("id", "who", "state", "policy", "mode", "sent", "waiting", "dropped")}
 
 
 @client.command(epilog=examples("ssmd client show c1", "ssmd client show c1 -o json"))
@@ -102,7 +108,8 @@ def show(*, name: str, url: str | None, settings: Settings, output: str) -> None
     found = msgspec.to_builtins(_remote(settings, url).client(name))
     if render.format_of(output) == "table":
         render.one(found["client"], "table")
-        render.rows([{**s, "channels": ", ".join(s["channels"])} for s in found["subscriptions"]], "table", title="subscriptions")
+        lines = [{**s, "channels": ", ".join(s["channels"]), "of": ", ".join(s["of"])} for s in found["subscriptions"]]
+        render.rows(lines, "table", title="subscriptions")
     else:
         render.one(found, output)
 

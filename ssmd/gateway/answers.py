@@ -289,6 +289,7 @@ class Replay(msgspec.Struct, kw_only=True):
 
     date: str
     speed: Annotated[str, Meta(description="Times real time, such as 10; max: as clients take it; step: as somebody lets it go on.")]
+    symbols: Annotated[list[str], Meta(description="Whose messages alone are released; empty: all.")]
     state: Annotated[Literal["waiting", "running", "over"], Meta(description="Whether it has begun and ended; what is over is served on.")]
 
 
@@ -313,7 +314,8 @@ class Subscription(msgspec.Struct, kw_only=True):
     channels: list[str]
     mode: str
     interval_ms: int
-    names: Annotated[int, Meta(description="How many symbols, series or categories it names, for each channel.")]
+    names: Annotated[int, Meta(description="How many symbols, series and categories it names.")]
+    of: Annotated[list[str], Meta(description="20 of them at most: symbols, `*` for all, `series:NAME`, `category:NAME`.")]
 
 
 class ClientLine(msgspec.Struct, kw_only=True):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from journal.errors import CallerError, NotFound
 from ssmd.gateway import answers
-from ssmd.gateway.client import Client
+from ssmd.gateway.client import Client, Subscription
 from ssmd.gateway.hub import Hub
 from ssmd.gateway.message import Failed
 from ssmd.moments import rfc3339
 
+_SHOWN = 20  # names of a subscription
 MODES = ("realtime", "conflated", "latest")
 
 
@@ -29,11 +30,7 @@ class Register:
     def client(self, name: str) -> answers.Client:
         """Raises `NotFound`."""
         found = self._client(name)
-        subscriptions = [
-            answers.Subscription(id=s.id, channels=list(s.channels), mode=s.mode, interval_ms=s.interval_ms, names=len(s.selectors))
-            for s in found.subscriptions.values()
-        ]
-        return answers.Client(client=_line(found), subscriptions=subscriptions)
+        return answers.Client(client=_line(found), subscriptions=[_subscription(s) for s in found.subscriptions.values()])
 
     def disconnect(self, name: str, reason: str) -> None:
         """Raises `NotFound`."""
@@ -46,6 +43,14 @@ class Register:
         if mode not in MODES:
             raise CallerError(f"mode {mode!r}: write {', '.join(MODES)}")
         self._hub.set_mode(self._client(name), mode, interval_ms, reason or "an administrator changed it")
+
+
+def _subscription(found: Subscription) -> answers.Subscription:
+    named = {(kind, name) for _, kind, name in found.selectors} - {("symbol", "")}  # days, and gaps of everything
+    of = sorted({"symbol": name, "all": "*"}.get(kind, f"{kind}:{name}") for kind, name in named)
+    return answers.Subscription(
+        id=found.id, channels=list(found.channels), mode=found.mode, interval_ms=found.interval_ms, names=len(of), of=of[:_SHOWN]
+    )  # fmt: skip
 
 
 def _line(client: Client) -> answers.ClientLine:

@@ -26,7 +26,9 @@ import pytest
 
 from journal.clock import WallClock
 from journal.entry import Entry, Event, canonical_json
+from journal.errors import BadSubject
 from journal.subjects import Stream
+from ssmd import tailing
 from ssmd.loading import SCHEMAS
 from ssmd.settings import Settings
 from ssmd.sql import Session
@@ -495,3 +497,9 @@ def test_tail_by_symbol_type_and_actor(ask: Ssmd, everything: list[dict[str, Any
     upto = ("--until", str((START_MS + 30_000) * MS), "-o", "jsonl")  # the writers of days keep their own times
     assert ask("tail", "local.day", *upto).lines == early
     assert ask("tail", "local.day", "--limit", "4", *upto).lines == early[-4:]
+
+
+def test_the_name_of_a_stream_is_no_subject_and_the_subjects_are_told() -> None:
+    for name, subject in (("local_md_0", "local.kalshi"), ("local_md_import", "internal.local.import"), ("local_system", "local.system")):
+        with pytest.raises(BadSubject, match=f"{name}.* is a stream's name; its subjects begin as {subject}$"):
+            tailing.holding([], "local", name)

@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from journal.errors import BadObject, CallerError
-from ssmd.recordings import MAX_LINE, Line, Recording, examine, find, merged
+from ssmd.recordings import MAX_LINE, Line, Recording, begins, examine, find, merged, sound
 from tests.cli.recorded import START_MS, market, write
 
 _CHECKED = zstandard.ZstdCompressor(write_checksum=True)
@@ -106,6 +106,19 @@ def test_a_file_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
         file.write(json.dumps({"recv_ms": START_MS, "event": {}}).encode() + b"\n")
     with pytest.raises(BadObject, match="changed"):
         list(merged(examined))
+
+
+def test_among_other_files_the_recordings_are_found(tmp_path: Path) -> None:
+    write(tmp_path / "gold" / "x" / "a.ndjson.gz", market("A"))
+    write(tmp_path / "gold" / "b.jsonl", market("B"))
+    alone = write(tmp_path / "mixed" / "c.jsonl", market("C"))
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "mixed" / "frames.jsonl").write_text('{"type":"ok"}\n')
+    (tmp_path / "mixed" / "torn.jsonl.gz").write_bytes(b"\x1f\x8b\x08")
+    known = {f: begins(f) for f in find([tmp_path])}
+    assert sound(tmp_path, known) == [tmp_path / "empty.jsonl", tmp_path / "gold", alone]
+    assert sound(tmp_path / "gold", known) == [tmp_path / "gold"]
+    assert sound(tmp_path / "mixed", known) == [alone]
 
 
 def test_folders_are_searched_and_names_checked(tmp_path: Path) -> None:

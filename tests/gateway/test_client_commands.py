@@ -14,6 +14,8 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from journal.errors import CallerError, SsmdError
+from ssmd.commands.client import _watch
 from tests.cli import schema
 from tests.gateway.served import GOLD, Served, command, environ, gateway, seeded
 
@@ -56,6 +58,7 @@ def test_a_client_is_listed_shown_slowed_and_disconnected(served: Served) -> Non
             assert (line["who"], line["state"], line["mode"], line["subscriptions"]) == ("loopback", "healthy", "realtime", 1)
             shown = await asyncio.to_thread(document, served, "client", "client", "show", name)
             assert shown["subscriptions"][0]["channels"] == ["book", "trade"]
+            assert (shown["subscriptions"][0]["names"], shown["subscriptions"][0]["of"]) == (1, [GOLD])
 
             slow = ("client", "set-mode", name, "--mode", "conflated", "--interval", "500ms", "--reason", "a thin line")
             done = await asyncio.to_thread(document, served, "client_action", *slow)
@@ -130,7 +133,9 @@ def test_a_gateway_that_is_not_there_or_wants_another_key(served: Served) -> Non
     assert "secret" not in wrong.stderr
     reader = json.loads(ran(served, "gateway", "key", "create", "reader", "-o", "json").stdout)["key"]
     deadline = time.monotonic() + 60  # the gateway learns of the key from the journal
-    while "scope admin" not in (said := ran(served, "client", "list", SSMD_GATEWAY_KEY=reader).stderr):
+    while "has no scope admin; it has scope read; `ssmd gateway key create NAME --scope admin`" not in (
+        said := ran(served, "client", "list", SSMD_GATEWAY_KEY=reader).stderr
+    ):
         assert time.monotonic() < deadline, said
 
 
@@ -150,6 +155,21 @@ def test_the_list_is_watched(served: Served) -> None:
             return lines
 
     schema.check("clients", asyncio.run(run()))
+
+
+def test_watching_goes_on_while_the_gateway_is_away_and_ends_where_it_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    answers: list[Any] = [[{"id": "c1"}], SsmdError("it does not answer"), [{"id": "c2"}], CallerError("no scope admin")]
+
+    def rows() -> list[dict[str, Any]]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return list(answer)
+
+    with pytest.raises(CallerError, match="scope"):
+        asyncio.run(_watch(rows, "csv"))
+    told = capsys.readouterr()
+    assert (told.out.split(), told.err) == (["id", "c1", "c2"], "ssmd: it does not answer\n")
 
 
 def test_keys_are_printed_as_their_schemas_say(served: Served) -> None:
