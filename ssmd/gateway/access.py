@@ -27,6 +27,9 @@ _NOBODY = ClientKey("", "", "0" * 64, (), (), 0, "")  # what the secret of an un
 _EXPIRY_S = 0.5
 
 
+_Closing = dict[str, set[Callable[[str], object]]]  # by key
+
+
 class Grant(NamedTuple):
     """What one client may do. `feeds` empty: all."""
 
@@ -57,7 +60,8 @@ class Gatekeeper:
         self._host = host
         self._origins = frozenset(origins)
         self._keys: dict[str, ClientKey] = {}
-        self._open: dict[str, set[Callable[[str], object]]] = {}
+        self._open: _Closing = {}
+        self._asked: _Closing = {}
         self.ready = asyncio.Event()
         self.error = ""
 
@@ -162,27 +166,40 @@ class Gatekeeper:
     @contextmanager
     def holding(self, grant: Grant, close: Callable[[str], object], most: int) -> Iterator[None]:
         """While a client has a stream open: `close` is called, with why, when its key ends. Raises `Problem` beyond `most` of one key."""
-        held = self._open.setdefault(grant.key, set())
-        if len(held) >= most:
+        if len(self._open.get(grant.key, ())) >= most:
             raise Problem("too-many-requests", f"key {grant.key} has {most} streams open; close some first", headers={"Retry-After": "10"})
-        held.add(close)
-        try:
+        with _held(self._open, grant.key, close):
             yield
-        finally:
-            held.discard(close)
-            if not held:
-                self._open.pop(grant.key, None)
+
+    @asynccontextmanager
+    async def answering(self, grant: Grant) -> AsyncIterator[None]:
+        """While a question is answered: it is given up when its key ends. Raises `Problem` then."""
+        ended: list[str] = []
+        try:
+            async with asyncio.timeout(None) as limit:
+
+                def close(why: str) -> None:
+                    ended.append(why)
+                    limit.reschedule(0)
+
+                with _held(self._asked, grant.key, close):
+                    yield
+        except TimeoutError:
+            if not ended:
+                raise
+        if ended:
+            raise _challenge("wrong-key", ended[0])
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Keys are not followed any more: nobody is let in with what may be old."""
         if not task.cancelled() and (error := task.exception()):
             self.error = f"{type(error).__name__}: {error}"
-            for key in tuple(self._open):
-                if key != LOOPBACK:
+            for key in {*self._open, *self._asked}:
+                if key not in {"", LOOPBACK}:
                     self._close(key, "keys cannot be checked just now")
 
     def _close(self, key: str, why: str) -> None:
-        for close in tuple(self._open.get(key, ())):
+        for close in (*self._open.get(key, ()), *self._asked.get(key, ())):
             close(why)
 
     # --- following ----------------------------------------------------------------------------------------------------------
@@ -210,7 +227,7 @@ class Gatekeeper:
         while True:
             await pause(self._clock, _EXPIRY_S, stop)
             now_ns = self._clock.wall_ns()
-            for number in tuple(self._open):
+            for number in {*self._open, *self._asked}:
                 key = self._keys.get(number)
                 if key and key.state(now_ns) == "expired":
                     self._close(number, "the key has expired")
@@ -224,6 +241,18 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+@contextmanager
+def _held(of: _Closing, key: str, close: Callable[[str], object]) -> Iterator[None]:
+    held = of.setdefault(key, set())
+    held.add(close)
+    try:
+        yield
+    finally:
+        held.discard(close)
+        if not held and of.get(key) is held:
+            del of[key]
 
 
 def _host_of(url: str) -> str | None:

@@ -18,7 +18,7 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from journal.errors import NotFound
-from ssmd.gateway.access import OPEN
+from ssmd.gateway.access import OPEN, Grant
 from ssmd.gateway.annex import Elsewhere
 from ssmd.gateway.answers import Asked
 from ssmd.gateway.desk import Desk
@@ -69,7 +69,7 @@ class Rest:
             problem = problem_of(error)
             if "RateLimit" not in headers:  # it was refused before it was counted
                 try:
-                    self._count(f"open {request.client.host if request.client else ''}", headers)
+                    self._count(f"open {_peer(request)}", headers)
                 except Problem as enough:
                     problem = enough
             response = self._problem(problem, _path(scope), headers)
@@ -83,37 +83,42 @@ class Rest:
                 raise
 
     async def _answer(self, operation: Operation, request: Request, parts: dict[str, str], headers: dict[str, str]) -> Response:
-        peer = request.client.host if request.client else ""
-        grant = OPEN
-        self._desk.gatekeeper.check_origin(request.headers)
-        if operation.scope:
+        grant = self._admit(operation, request, headers)
+        async with self._desk.gatekeeper.answering(grant):
+            path = {name: read_segment(name, text) for name, text in parts.items()}
+            query = read_query(operation.query, _fields(request))
+            body = read_body(operation.body, await _read(request)) if operation.body else None
+            call = Call(grant, path, query, body, self._desk.clock.wall_ns(), _peer(request))
+            status = 200
             try:
-                grant = self._desk.gatekeeper.admit(request.headers, operation.scope, peer=peer)
-            except Problem as problem:
-                self._count(f"refused {peer}", headers)
-                raise problem from None
-            self._count(grant.key, headers)
-        else:
-            self._count(f"open {peer}", headers)
-        path = {name: read_segment(name, text) for name, text in parts.items()}
-        query = read_query(operation.query, _fields(request))
-        body = read_body(operation.body, await _read(request)) if operation.body else None
-        call = Call(grant, path, query, body, self._desk.clock.wall_ns(), peer)
-        status = 200
-        try:
-            answer = await operation.handler(self._desk, call)
-        except Elsewhere:
-            data, tag = await self._past(operation, call)
-        else:
-            data = answer if isinstance(answer, bytes) else encode(answer)
-            tag = tag_of(answer, data)
-            status = 503 if operation.unready and not answer.ready else 200
+                answer = await operation.handler(self._desk, call)
+            except Elsewhere:
+                data, tag = await self._past(operation, call)
+            else:
+                data = answer if isinstance(answer, bytes) else encode(answer)
+                tag = tag_of(answer, data)
+                status = 503 if operation.unready and not answer.ready else 200
         headers |= _ALWAYS
         if request.method in {"GET", "HEAD"} and operation.scope:
             headers["ETag"] = tag
             if _has(request.headers.get("if-none-match", ""), tag):
                 return Response(status_code=304, headers=headers)
         return Response(data, status, headers, media_type=operation.media)
+
+    def _admit(self, operation: Operation, request: Request, headers: dict[str, str]) -> Grant:
+        """Who asks, counted. Raises `Problem`."""
+        self._desk.gatekeeper.check_origin(request.headers)
+        peer = _peer(request)
+        if not operation.scope:
+            self._count(f"open {peer}", headers)
+            return OPEN
+        try:
+            grant = self._desk.gatekeeper.admit(request.headers, operation.scope, peer=peer)
+        except Problem:
+            self._count(f"refused {peer}", headers)
+            raise
+        self._count(grant.key, headers)
+        return grant
 
     async def _past(self, operation: Operation, call: Call) -> tuple[bytes, str]:
         """The answer of the other process. What is captured only this one knows: names like an unknown one are of it."""
@@ -167,6 +172,10 @@ class Rest:
 
 async def _unused(request: Request) -> Response:
     raise AssertionError(request)  # routes are matched, not called
+
+
+def _peer(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 def _raw(scope: Scope) -> bytes:

@@ -42,6 +42,7 @@ _WRITE_BYTES = 256 << 10  # of one connection in our memory before its buffer ta
 _SEND_BYTES = 256 << 10  # and in the kernel's
 _PING_S, _PONG_S = 20.0, 20.0
 _CLOSE_S = 2.0  # for what was written before the end to go out
+_SHUT_S = 0.5  # where the key has ended: shut out within a second, whether it takes what was written or not
 _REQUESTS, _BURST = 20, 100  # a second of one connection, and at once
 _FRAMES, _FRAME_BURST = 100, 500  # of any kind: pings and empty fragments are no requests, and cost 20 µs each
 _SLICE = 1 << 10  # bytes that are parsed at a time: 170 of the smallest frames
@@ -252,6 +253,7 @@ class StreamProtocol(asyncio.Protocol):
         if self._client:
             self._client.say_last(m.Failed(code="not_allowed", message=why))
             self._client.close(1008, why)
+            self._after("close", _SHUT_S, self._transport.abort)
 
     def _conn_open(self, request: Handshake) -> None:
         self._flush_handshake()
