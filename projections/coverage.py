@@ -10,6 +10,7 @@ The key is the channel. Counts and intervals are the day's: `day_opened` starts 
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -342,6 +343,9 @@ class CoverageProjection:
             out += [len(t).to_bytes(8, "little") + t for t in (cause.encode(), healed.encode())]
             out.append(struct.pack("<2q", count, missing))
         return b"".join(out)
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Everything: its keys are channels, and what is proved of one is proved by the messages of all symbols."""
 
     def take_touched(self) -> set[str]:
         count = len(self._links.channel)

@@ -36,6 +36,10 @@ class Projection(Protocol):
         """The key's state: fixed field order, little-endian 64-bit integers, levels ascending; no positions, epochs, receive times."""
         ...
 
+    def keep(self, keys: Collection[str]) -> None:
+        """Forget every other key, as if nothing had ever been said of it."""
+        ...
+
     def take_touched(self) -> set[str]:
         """Keys whose state may have changed since the last call."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 
 import msgspec
 import numpy as np
@@ -83,6 +84,10 @@ class StatusProjection:
         words = _TIMES.pack(m.open_ns, m.close_ns, m.determined_ns, m.settled_ns, settled or 0, int(settled is not None), m.price_exponent)
         texts = [t.encode() for t in (m.event, m.status, m.result)]
         return words + b"".join(len(t).to_bytes(8, "little") + t for t in texts)
+
+    def keep(self, keys: Collection[str]) -> None:
+        self._markets = {symbol: market for symbol, market in self._markets.items() if symbol in keys}
+        self._touched &= set(self._markets)
 
     def take_touched(self) -> set[str]:
         touched, self._touched = self._touched, set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -52,6 +53,11 @@ class Table:
     def columns(self, symbol: str, start: int, stop: int) -> bytes:
         at = self._names.symbol(symbol)
         return self.rows[at, start:stop].astype("<i8").tobytes()
+
+    def keep(self, symbols: Collection[str]) -> None:
+        """Clear every other row."""
+        others = [at for at, symbol in enumerate(self._names.symbol_list[: len(self.rows)]) if symbol not in symbols]
+        self.rows[others] = 0
 
     def take_touched(self) -> set[str]:
         touched = np.flatnonzero(self.rows[:, self._touched]).tolist()

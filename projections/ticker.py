@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import msgspec
@@ -75,6 +75,9 @@ class TickerProjection:
 
     def canonical(self, key: str) -> bytes:
         return self._table.columns(key, k.K_VALUES, k.K_SEQUENCE)
+
+    def keep(self, keys: Collection[str]) -> None:
+        self._table.keep(keys)
 
     def take_touched(self) -> set[str]:
         return self._table.take_touched()

@@ -5,7 +5,7 @@ A trade that two overlapping connections deliver is counted once: its id is reme
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -136,6 +136,9 @@ class TradesProjection:
 
     def canonical(self, key: str) -> bytes:
         return self._table.columns(key, k.T_PRICE_EXP, k.T_DAY_END)
+
+    def keep(self, keys: Collection[str]) -> None:
+        self._table.keep(keys)
 
     def take_touched(self) -> set[str]:
         return self._table.take_touched()

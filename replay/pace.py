@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,16 +64,38 @@ class Times:
             at = end
 
 
-class Step:
-    """One entry each time `wait` returns."""
+class Stride(NamedTuple):
+    """So many entries, or all within so much time behind the last one."""
 
-    def __init__(self, wait: Callable[[], Awaitable[object]]) -> None:
+    entries: int = 0
+    ns: int = 0
+
+
+class Step:
+    """A stride each time `wait` returns with one."""
+
+    def __init__(self, wait: Callable[[], Awaitable[Stride]]) -> None:
         self._wait = wait
+        self._entries = 0  # that are due yet
+        self._now_ns = self._due_ns = -1  # of the last entry; up to which they are due
 
     def __str__(self) -> str:
         return "step"
 
     async def spans(self, times: NDArray[np.int64]) -> AsyncIterator[slice]:
-        for at in range(len(times)):
-            await self._wait()
-            yield slice(at, at + 1)
+        at = 0
+        while at < len(times):
+            end = at + self._entries
+            if not self._entries:
+                later = np.flatnonzero(times[at:] > self._due_ns)
+                end = at + int(later[0]) if len(later) else len(times)
+            end = min(end, len(times))
+            if end > at:
+                self._entries = max(0, self._entries - (end - at))
+                self._now_ns = max(self._now_ns, int(times[end - 1]))
+                yield slice(at, end)
+                at = end
+                continue
+            stride = await self._wait()
+            since_ns = self._now_ns if self._now_ns >= 0 else int(times[at])
+            self._entries, self._due_ns = stride.entries, since_ns + stride.ns if stride.ns else -1

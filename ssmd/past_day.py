@@ -7,7 +7,7 @@ has not been released yet. What is live is only read.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -21,15 +21,17 @@ from journal.embedded import embedded_server, server_status
 from journal.errors import CallerError
 from journal.subjects import Stream
 from replay.clock import FollowingClock
-from replay.pace import Pace, Times
+from replay.pace import Pace, Step, Times
 from ssmd.gateway.answers import Replay
 from ssmd.gateway.server import Gateway
 from ssmd.keys.secret import Secret
 from ssmd.metadata import environment as spec
+from ssmd.moments import rfc3339
 from ssmd.release import Lane, Release
+from ssmd.rerun import Rerun
 from ssmd.secmaster.reading import History
 from ssmd.settings import Settings
-from ssmd.wiring import choose_stream, day_rule, open_journal, open_objects, open_readers, source_of
+from ssmd.wiring import choose_streams, day_rule, open_journal, open_objects, open_readers, source_of
 
 HOST = "127.0.0.1"
 _BESIDE = ("secmaster", "day")  # streams that are released with the market
@@ -46,6 +48,7 @@ class Chosen:
     origin: str = "auto"
     until_ns: int | None = None
     clients: int = 1
+    symbols: tuple[str, ...] = ()  # none: all
 
 
 class PastDay:
@@ -54,7 +57,8 @@ class PastDay:
     def __init__(self, settings: Settings, clock: Clock, chosen: Chosen, port: int | None) -> None:
         if settings.environment.gateway.require_key:
             raise CallerError(
-                f"gateway.require_key of {settings.env}: a past day is served without keys only, on {HOST}; name another --env"
+                f"gateway.require_key of {settings.env}: a past day is served without keys, to whoever is on this machine ({HOST}); "
+                "unset it in the environment's file to serve it all the same"
             )
         self._settings, self._clock, self._chosen, self._port = settings, clock, chosen, port
         self._phase = "opening the day"
@@ -98,34 +102,30 @@ class PastDay:
             def history(stream: Stream) -> History:
                 return History(stream, reader, archive if journal else None)
 
-            source = source_of(journal, archive)
-            stream = await choose_stream(source, settings, chosen.shard, chosen.day)
-            apart = await stack.enter_async_context(apart_from(settings, self._clock, stream))
+            source = source_of(journal, archive, chosen=True)
+            streams = await choose_streams(source, settings, chosen.shard, chosen.day)
+            apart = await stack.enter_async_context(apart_from(settings, self._clock, streams))
             target = await stack.enter_async_context(open_journal(apart, self._clock))
-            lanes = [Lane(history(Stream(settings.env, domain=name)), target) for name in _BESIDE]
-            ends_ns = min(ends_ns - 1, ends_ns if chosen.until_ns is None else chosen.until_ns)
             objects = open_objects(settings), open_objects(apart)
             release = Release(
-                source,
-                history(stream),
-                target,
-                lanes=lanes,
-                objects=objects,
-                clock=now,
-                day=chosen.day,
+                [Rerun(source, history(s), target, objects=objects, day=chosen.day, symbols=chosen.symbols) for s in streams],
+                [Lane(history(Stream(settings.env, domain=name)), target) for name in _BESIDE],
+                now,
                 opens_ns=opens_ns - 1,
-                ends_ns=ends_ns,
+                ends_ns=min(ends_ns - 1, ends_ns if chosen.until_ns is None else chosen.until_ns),
+                symbols=chosen.symbols,
             )
             stack.push_async_callback(release.close)
             await release.open(settings.feed)
-            self.gateway = gateway = Gateway(apart, now, host=HOST, port=self._port)
+            self.gateway = gateway = Gateway(apart, now, host=HOST, port=self._port, named_by="--serve-gateway PORT")
             self._say("waiting")
             await _both(gateway.run(), self._release(release, gateway))
 
     def _say(self, state: Literal["waiting", "running", "over"]) -> None:
         """In the gateway's health."""
+        chosen = self._chosen
         if self.gateway:
-            self.gateway.replay = Replay(date=iso(self._chosen.day), speed=str(self._chosen.pace), state=state)
+            self.gateway.replay = Replay(date=iso(chosen.day), speed=str(chosen.pace), symbols=list(chosen.symbols), state=state)
 
     async def _release(self, release: Release, gateway: Gateway) -> None:
         chosen, day = self._chosen, iso(self._chosen.day)
@@ -133,26 +133,29 @@ class PastDay:
         while not gateway.views.ready:
             await self._clock.sleep(_POLL_S)
         wanted = "a client has" if chosen.clients == 1 else f"{chosen.clients} clients have"
-        self._phase = f"{day} opens at {release.stream.name}:{release.first} and begins when {wanted} subscribed"
+        self._phase = f"{day} opens at {release.positions} and begins when {wanted} subscribed"
         while sum(bool(c.subscriptions) for c in gateway.hub.clients.values()) < chosen.clients:
             await self._clock.sleep(_POLL_S)
         self._say("running")
-        self._phase = f"{day} happens again, from {release.stream.name}:{release.first} on"
+        self._phase = f"{day} happens again, from {release.positions} on"
+        stepping = isinstance(chosen.pace, Step)
 
-        async def taken(sequence: int) -> None:
-            view = gateway.views.shards[0]
-            while view.position < sequence:
-                await self._clock.sleep(_TAKEN_S)
+        async def taken() -> None:
+            for rerun, view in zip(release.reruns, gateway.views.shards, strict=True):
+                while view.position < rerun.last:
+                    await self._clock.sleep(_TAKEN_S)
             await self._clock.sleep(_TAKEN_S)  # to the clients' buffers
             while any(c.paused or c.buffer.pending[0] for c in gateway.hub.clients.values()):
                 await self._clock.sleep(_TAKEN_S)
+            if stepping:
+                self._phase = f"{day} is at {release.positions}, {rfc3339(gateway.clock.wall_ns())}"
 
-        async def untaken(_: int) -> None:
+        async def untaken() -> None:
             """Who cannot keep the pace is treated as ever."""
 
         await release.run(chosen.pace, untaken if isinstance(chosen.pace, Times) else taken)
         self._say("over")
-        self._phase = f"{day} is over at {release.stream.name}:{release.last}, and is served until Ctrl-C"
+        self._phase = f"{day} is over at {release.positions}, and is served until Ctrl-C"
 
 
 async def _both(serving: Coroutine[Any, Any, None], releasing: Coroutine[Any, Any, None]) -> None:
@@ -170,8 +173,8 @@ async def _both(serving: Coroutine[Any, Any, None], releasing: Coroutine[Any, An
 
 
 @asynccontextmanager
-async def apart_from(settings: Settings, clock: Clock, stream: Stream) -> AsyncIterator[Settings]:
-    """Settings of the same environment with a journal, objects and a data directory that are gone with the block, and one shard."""
+async def apart_from(settings: Settings, clock: Clock, streams: Sequence[Stream]) -> AsyncIterator[Settings]:
+    """Settings of the same environment with a journal, objects and a data directory that are gone with the block, and these shards."""
     with TemporaryDirectory(prefix="ssmd-replay-", ignore_cleanup_errors=True) as folder:
         data = Path(folder) / "data"
         objects = data / "objects"
@@ -181,7 +184,7 @@ async def apart_from(settings: Settings, clock: Clock, stream: Stream) -> AsyncI
                 narrowed = settings.environment.model_copy(
                     update={
                         "journal": spec.Journal(), "storage": spec.Storage(), "cache": spec.Cache(), "keys": {},
-                        "shards": {stream.shard: spec.Shard()},
+                        "shards": {stream.shard: spec.Shard() for stream in streams},
                     }
                 )  # fmt: skip
                 # By address, since the annex reads the environment's file, which may name another journal and storage.

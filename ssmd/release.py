@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
-from itertools import takewhile
+from itertools import chain, groupby, takewhile
+from operator import itemgetter
 
 import numpy as np
+from numpy.typing import NDArray
 
-from journal.day import iso
-from journal.entry import Entry, Record, control
-from journal.errors import CorruptionError, NotFound
-from journal.protocols import Keeper, Storage
-from journal.subjects import Stream
-from projections.digests import Checkpoint, checkpoint_entry
-from projections.registry import create
+from journal.entry import Record
+from journal.errors import NotFound
+from journal.protocols import Keeper
 from replay.clock import FollowingClock
-from replay.ledger import Ledger
 from replay.pace import Pace
-from replay.source import INTERLEAVED, Source
+from ssmd.rerun import Rerun, begin, copy
 from ssmd.secmaster.reading import History
 
-_RUN = 500  # entries of one append
+_RUN = 500  # entries that are released together at most
+
+Times = NDArray[np.int64]
 
 
 class Lane:
@@ -62,66 +60,46 @@ class Lane:
 
 
 class Release:
-    """`open`, then `run`. `source` and `history` are of the same stream, `lanes` are released beside it.
-
-    Positions stay what they are: an entry of another day that stands among this one's is stood in for by a control entry. `clock` is put
-    forward to what was released.
+    """`open`, then `run`: the day of each of `reruns`, by effective time, and the `lanes` beside them. `clock` is put forward to what was
+    released.
     """
 
     def __init__(
-        self, source: Source, history: History, target: Keeper, *, lanes: Sequence[Lane], objects: tuple[Storage, Storage],
-        clock: FollowingClock, day: int, opens_ns: int, ends_ns: int,
+        self, reruns: Sequence[Rerun], lanes: Sequence[Lane], clock: FollowingClock, *, opens_ns: int, ends_ns: int,
+        symbols: Collection[str] = (),
     ) -> None:  # fmt: skip
-        self._source, self._history, self._target, self._lanes = source, history, target, lanes
-        self._from, self._to = objects
-        self._clock, self._day, self._opens_ns, self._ends_ns = clock, day, opens_ns, ends_ns
-        self.stream = history.stream
-        self.first = self.last = 0  # what was released: `first` to `last`
-        self._end = 0  # of the stream, then of the day where it is known before
-        self._checkpoints: list[Checkpoint] = []
+        self._symbols = frozenset(symbols)
+        self.reruns, self._lanes, self._clock = reruns, lanes, clock
+        self._opens_ns, self._ends_ns = opens_ns, ends_ns
 
     async def open(self, feed: str) -> None:
-        """All that was before the day's first entry. Raises `NotFound` for a day without entries up to its end."""
-        await self._bounds()
-        opens_ns = self._opens_ns
-        async with aclosing(self._history.read(self.first, self.first)) as reads:
-            async for records in reads:
-                opens_ns = max(opens_ns, records[0].entry.effective_ns - 1)
-        ledger = await Ledger.read(self._source, self.stream)
-        await self._target.ensure(ledger.system)
-        openings = [c for p in create() if (c := ledger.opening(p, self._day))]
-        for opening in openings:  # it is the same state, whatever came in between
-            await self._keep(opening._replace(digest=opening.digest._replace(sequence=self.first - 1)))
-        opened = {o.digest.digest for o in openings} | {""}
-        within = [c for c in ledger.checkpoints if c.digest.day == self._day and not c.closing and c.digest.opening in opened]
-        self._checkpoints = sorted(within, key=lambda c: -c.digest.sequence)
-        await begin(self._target, self.stream, self.first, feed)
+        """All that was before the day's first entry. Raises `NotFound` for a day without entries, or a symbol without any in it."""
+        opens_ns = max(self._opens_ns, min([await rerun.open(feed) for rerun in self.reruns]) - 1)
+        await self._check_symbols()
         for lane in self._lanes:
             await lane.open()
             await lane.upto(opens_ns)
         self._clock.advance(opens_ns)
 
-    async def _bounds(self) -> None:
-        _, self._end = await self._history.bounds()
-        async with aclosing(self._source.blocks(self.stream, day=self._day, end=self._end)) as blocks:  # type: ignore[type-var]
-            async for block in blocks:
-                self.first = self.first or block.first
-                self._last_of_day = block.last
-                if self.stream.shard != INTERLEAVED:
-                    return  # the day ends where a later one begins
-        if not self.first:
-            raise NotFound(f"day of {self.stream.name}", iso(self._day), [])
-        self._end = self._last_of_day
+    async def _check_symbols(self) -> None:
+        unknown = self._symbols - {symbol for rerun in self.reruns for symbol in await rerun.known()} if self._symbols else ()
+        if unknown:
+            known = {symbol for rerun in self.reruns for symbol in await rerun.symbols()}
+            raise NotFound("symbol", min(unknown), sorted(known))
 
-    async def run(self, pace: Pace, taken: Callable[[int], Awaitable[None]]) -> None:
-        """Release the day at `pace`; `taken` is awaited with the sequence behind each run. Raises `StoreError`, `HoleInStream`."""
-        async with aclosing(self._records()) as reads:
-            async for records in reads:
-                times = np.array([r.entry.effective_ns for r in records], dtype=np.int64)
+    @property
+    def positions(self) -> str:
+        """Of the newest entry of each market stream; before the first one, of those that come first."""
+        return ", ".join(f"{rerun.stream.name}:{rerun.last or rerun.first}" for rerun in self.reruns)
+
+    async def run(self, pace: Pace, taken: Callable[[], Awaitable[None]]) -> None:
+        """Release the day at `pace`; `taken` is awaited behind each run of entries. Raises `StoreError`, `HoleInStream`."""
+        async with aclosing(merged([rerun.records(self._ends_ns) for rerun in self.reruns])) as reads:
+            async for times, found in reads:
                 async for span in pace.spans(times):
                     for at in range(span.start, span.stop, _RUN):
-                        await self._release(records[at : min(at + _RUN, span.stop)])
-                        await taken(self.last)
+                        await self._release(found[at : min(at + _RUN, span.stop)], int(times[min(at + _RUN, span.stop) - 1]))
+                        await taken()
         for lane in self._lanes:
             self._clock.advance(await lane.upto(self._ends_ns))
 
@@ -129,65 +107,51 @@ class Release:
         for lane in self._lanes:
             await lane.close()
 
-    async def _release(self, records: list[Record]) -> None:
-        now_ns = max(r.entry.effective_ns for r in records)
+    async def _release(self, found: Sequence[tuple[int, Record]], now_ns: int) -> None:
         for lane in self._lanes:  # what is said of a market comes before its messages
             await lane.upto(now_ns)
-        await copy(self._target, self.stream, records)
+        for at, records in groupby(sorted(found, key=itemgetter(0)) if len(self.reruns) > 1 else found, key=itemgetter(0)):
+            await self.reruns[at].release([record for _, record in records])
         self._clock.advance(now_ns)
-        self.last = records[-1].sequence
-        while self._checkpoints and self._checkpoints[-1].digest.sequence <= self.last:
-            await self._keep(self._checkpoints.pop())
-
-    async def _keep(self, checkpoint: Checkpoint) -> None:
-        """So that what is asked of the past needs not fold from the beginning. Without its object it is left out."""
-
-        def carry() -> bool:
-            try:
-                self._to.put(checkpoint.object, self._from.get(checkpoint.object))
-            except NotFound:
-                return False
-            return True
-
-        if await asyncio.to_thread(carry):
-            await self._target.append(Stream(self.stream.env, domain="system"), [checkpoint_entry(checkpoint)])
-
-    async def _records(self) -> AsyncGenerator[list[Record], None]:
-        """Of the day, up to its end; contiguous."""
-        before_ns = self._clock.wall_ns()
-        async with aclosing(self._history.read(self.first, self._end)) as reads:
-            async for records in reads:
-                ours = [at for at, r in enumerate(records) if r.entry.day == self._day]
-                over = self.stream.shard != INTERLEAVED and records[-1].entry.day > self._day
-                found = []
-                for sequence, entry in records[: ours[-1] + 1 if ours else 0] if over else records:
-                    if entry.day == self._day:
-                        if entry.effective_ns > self._ends_ns:
-                            over = True
-                            break
-                        before_ns = entry.effective_ns
-                    found.append(Record(sequence, entry if entry.day == self._day else _stand_in(entry, sequence, self._day, before_ns)))
-                if found:
-                    yield found
-                if over:
-                    return
 
 
-def _stand_in(entry: Entry, sequence: int, day: int, effective_ns: int) -> Entry:
-    """For an entry of another day."""
-    said = control("elsewhere", {"day": iso(entry.day)})
-    return Entry(said, entry.feed, "", b"another day's...", sequence, effective_ns, 0, effective_ns, day)
+class Head:
+    """What a read has yielded and was not taken yet. An entry's time is that of the latest up to it: a stream keeps its order."""
+
+    def __init__(self, number: int, read: AsyncGenerator[list[Record], None]) -> None:
+        self._number, self._read = number, read
+        self._records: list[Record] = []
+        self._latest_ns = 0
+        self.times: Times = np.zeros(0, np.int64)
+
+    async def fill(self) -> bool:
+        """Whether there is something."""
+        if not self._records:
+            self._records = await anext(self._read, [])
+            times = np.array([self._latest_ns, *(r.entry.effective_ns for r in self._records)], dtype=np.int64)
+            self.times = np.maximum.accumulate(times)[1:]
+            self._latest_ns = int(self.times[-1]) if self._records else 0
+        return bool(self._records)
+
+    def take(self, due_ns: int) -> tuple[Times, list[tuple[int, Record]]]:
+        """Those up to `due_ns`, with the read's number."""
+        count = int(np.searchsorted(self.times, due_ns, side="right"))
+        taken = self.times[:count], [(self._number, record) for record in self._records[:count]]
+        self.times, self._records = self.times[count:], self._records[count:]
+        return taken
 
 
-async def begin(target: Keeper, stream: Stream, first: int, feed: str = "") -> None:
-    """An empty stream whose first entry will have the sequence `first`."""
-    await target.ensure(stream, feed)
-    await target.purge(stream, first)
-
-
-async def copy(target: Keeper, stream: Stream, records: Sequence[Record]) -> None:
-    """Raises `CorruptionError` where an entry would get another sequence."""
-    for at in range(0, len(records), _RUN):
-        run = records[at : at + _RUN]
-        if await target.append(stream, [r.entry for r in run]) != [r.sequence for r in run]:
-            raise CorruptionError(f"{stream.name}:{run[0].sequence} is stored twice, or out of its order, in what is replayed")
+async def merged(reads: Sequence[AsyncGenerator[list[Record], None]]) -> AsyncGenerator[tuple[Times, list[tuple[int, Record]]], None]:
+    """What several reads yield, by time, each record with the number of its read; and those times."""
+    heads = [Head(number, read) for number, read in enumerate(reads)]
+    try:
+        while heads := [head for head in heads if await head.fill()]:
+            due_ns = min(int(head.times[-1]) for head in heads)
+            times, found = zip(*(head.take(due_ns) for head in heads), strict=True)
+            when = np.concatenate(times)
+            order = np.argsort(when, kind="stable")
+            records = [*chain(*found)]
+            yield when[order], records if len(heads) == 1 else [records[at] for at in order.tolist()]
+    finally:
+        for read in reads:
+            await read.aclose()

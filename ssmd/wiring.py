@@ -290,22 +290,32 @@ async def open_source(settings: Settings, clock: Clock, kind: str = "auto") -> A
         yield source_of(journal, archive)
 
 
-def source_of(journal: JournalReader | None, archive: ArchiveReader | None) -> Source:
-    """One of them may be None."""
+def source_of(journal: JournalReader | None, archive: ArchiveReader | None, *, chosen: bool = False) -> Source:
+    """One of them may be None. `chosen`: as of `JournalSource`."""
     from replay.source import ArchiveSource, JoinedSource, JournalSource
 
     if journal is None:
         assert archive is not None  # noqa: S101  one of them may be None
         return ArchiveSource(archive)
-    return JoinedSource(archive, journal) if archive else JournalSource(journal)
+    return JoinedSource(archive, journal, chosen=chosen) if archive else JournalSource(journal, chosen=chosen)
 
 
 async def choose_stream(source: Source, settings: Settings, shard: str | None, day: int) -> Stream:
     """The stream of `shard`; without one, of the first of shards 0 and import that has the day. Raises `NotFound`, with near days."""
-    streams = [Stream(settings.env, shard=s) for s in ([shard] if shard else SHARDS)]
+    return (await _having(source, settings, [shard] if shard else SHARDS, day))[0]
+
+
+async def choose_streams(source: Source, settings: Settings, shard: str | None, day: int) -> list[Stream]:
+    """Those of the environment's shards that have the day, else the import. As `choose_stream`."""
+    shards = list(dict.fromkeys([*settings.environment.shards, *SHARDS]))
+    found = await _having(source, settings, [shard] if shard else shards, day)
+    return [s for s in found if s.shard != IMPORT] or found
+
+
+async def _having(source: Source, settings: Settings, shards: Sequence[str], day: int) -> list[Stream]:
+    streams = [Stream(settings.env, shard=shard) for shard in shards]
     days = {stream: await source.days(stream) for stream in streams}
-    for stream in streams:
-        if day in days[stream]:
-            return stream
+    if found := [stream for stream in streams if day in days[stream]]:
+        return found
     known = sorted({d for found in days.values() for d in found}, key=lambda d: abs((to_date(d) - to_date(day)).days))[:5]
     raise NotFound(f"day of {' or '.join(s.name for s in streams)}:", iso(day), [iso(d) for d in sorted(known)])

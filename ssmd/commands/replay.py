@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ssmd import render
 from ssmd.options import MOMENT, configured, examples
 from ssmd.settings import Settings
+
+if TYPE_CHECKING:
+    from journal.clock import Clock
+    from replay.pace import Pace
 
 _MOST_PORT = 65_535
 
@@ -45,10 +48,19 @@ def _port(_ctx: click.Context, _param: click.Parameter, value: str | None) -> in
     )
 )
 @click.option("--date", "date", required=True, metavar="DATE", help="The trading day: 2026-08-10, today or yesterday.")
-@click.option("--shard", metavar="NAME", help="By default shard 0, or the import where shard 0 has nothing of that day.")
+@click.option(
+    "--shard",
+    metavar="NAME",
+    help="By default shard 0 (with --serve-gateway all shards), or the import where there is nothing of that day.",
+)
 @click.option("--symbol", "symbols", multiple=True, metavar="SYMBOL", help="Only this symbol; may be repeated.")
 @click.option(
-    "--speed", default="max", show_default=True, callback=_speed, metavar="N|max|step", help="Times real time; step waits for Enter."
+    "--speed",
+    default="max",
+    show_default=True,
+    callback=_speed,
+    metavar="N|max|step",
+    help="Times real time; step: each Enter is an entry, a number so many, 10s so much of the day.",
 )
 @click.option("--from", "origin", type=click.Choice(["journal", "archive", "auto"]), default="auto", show_default=True, help="Where from.")
 @click.option("--until", type=MOMENT, metavar="TIME", help="Stop at the last entry up to this effective time.")
@@ -94,11 +106,9 @@ def _serve_day(
     ctx: click.Context, settings: Settings, port: int | None, clients: int, *, date: str, shard: str | None, symbols: tuple[str, ...],
     speed: float | str, origin: str, until: int | None, verify: bool,
 ) -> int:  # fmt: skip
-    refused = {"--verify": verify, "--symbol": symbols, "--speed step": speed == "step"}
-    if named := [name for name, given in refused.items() if given]:
-        raise click.UsageError(f"{named[0]} does not go with --serve-gateway, which serves the whole day; leave one out", ctx)
+    if verify:
+        raise click.UsageError("--verify compares a fold of its own: run `ssmd replay --verify` without --serve-gateway", ctx)
 
-    from replay.pace import Max, Times
     from ssmd.clock import machine_clock
     from ssmd.commands.run import _serve
     from ssmd.commands.run_gateway import loop_factory
@@ -107,8 +117,8 @@ def _serve_day(
     from ssmd.wiring import day_rule
 
     clock = machine_clock()
-    pace = Times(clock, speed) if isinstance(speed, float) else Max(clock)
-    chosen = Chosen(parse_date(date, day_rule(settings), clock.wall_ns()), pace, shard, origin, until, clients)
+    day = parse_date(date, day_rule(settings), clock.wall_ns())
+    chosen = Chosen(day, _pace(speed, clock), shard, origin, until, clients, symbols)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         served = PastDay(settings, clock, chosen, port)
         return runner.run(_serve(served.run(), lambda: served.status, served.stop))
@@ -123,7 +133,6 @@ async def _run(
     from journal.day import to_date
     from projections.registry import create
     from replay.engine import replay as fold
-    from replay.pace import Max, Step, Times
     from ssmd.clock import machine_clock
     from ssmd.configuration import in_force
     from ssmd.moments import parse_date
@@ -141,18 +150,24 @@ async def _run(
             if speed == "step":
                 _show(stream, block, output)
 
-        pace = Max(clock) if speed == "max" else Step(_enter) if isinstance(speed, str) else Times(clock, speed)
         result = await fold(
             source, create(), day=day, stream=stream, clock=clock, storage=open_objects(settings), symbols=symbols or None,
-            until_ns=until, pace=pace, verify=verify, on_block=folded,
+            until_ns=until, pace=_pace(speed, clock), verify=verify, on_block=folded,
         )  # fmt: skip
         end_ns = rule.opens_ns(to_date(day) + timedelta(days=1)) - 1 if until is None else until
         return result, await in_force(source, settings.env, end_ns)
 
 
-async def _enter() -> None:
-    """Wait for Enter; once stdin has ended, do not wait."""
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+def _pace(speed: float | str, clock: Clock) -> Pace:
+    from replay.pace import Max, Step, Times
+    from ssmd.strides import KEYS, Typed
+
+    if isinstance(speed, float):
+        return Times(clock, speed)
+    if speed == "max":
+        return Max(clock)
+    click.echo(f"ssmd: {KEYS}", err=True)
+    return Step(Typed(lambda said: click.echo(f"ssmd: {said}", err=True)))
 
 
 def _show(stream: Any, block: Any, output: str) -> None:

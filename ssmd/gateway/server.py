@@ -53,11 +53,14 @@ _SERVING = "serving"
 class Gateway:
     """`run` until cancelled or stopped."""
 
-    def __init__(self, settings: Settings, clock: Clock, *, host: str | None = None, port: int | None = None) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, *, host: str | None = None, port: int | None = None, named_by: str = "--host and --port"
+    ) -> None:
         spec = settings.environment.gateway
         self.settings = settings
         self.clock = clock
         self.host = host or spec.host
+        self._named_by = named_by
         self.port = spec.port if port is None else port  # the one that is listened on, once `run` listens; 0: any
         self._phase = "starting"
         self.replay: Replay | None = None  # set by who serves a past day
@@ -80,7 +83,7 @@ class Gateway:
 
     async def _run(self, stack: AsyncExitStack) -> None:
         settings, clock, spec = self.settings, self.clock, self.settings.environment.gateway
-        listener = stack.enter_context(contextlib.closing(_listen(self.host, self.port)))
+        listener = stack.enter_context(contextlib.closing(_listen(self.host, self.port, self._named_by)))
         self.port = listener.getsockname()[1]
         journal = await stack.enter_async_context(open_journal(settings, clock))
         gatekeeper = Gatekeeper(settings.env, settings.feed, self.host, clock, require_key=spec.require_key, origins=spec.origins)
@@ -208,7 +211,7 @@ def _stream(door: Door, *, server_state: Any, **_: object) -> StreamProtocol:
     return StreamProtocol(door, server_state)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, named_by: str) -> socket.socket:
     """Raises `CallerError`."""
     try:
         [family, kind, number, _, address], *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -221,7 +224,7 @@ def _listen(host: str, port: int) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        raise CallerError(f"{host}:{port} cannot be listened on: {error.strerror or error}; name another with --host and --port") from None
+        raise CallerError(f"{host}:{port} cannot be listened on: {error.strerror or error}; name another with {named_by}") from None
     listener.setblocking(False)
     return listener
 

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from decimal import Decimal
 from http.client import HTTPConnection
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ import pytest
 from journal.clock import Clock, WallClock
 from journal.day import iso
 from journal.entry import Entry, control
-from journal.errors import CallerError
+from journal.errors import CallerError, NotFound
 from journal.jetstream import JetStreamJournal
-from replay.pace import Max, Pace, Times
+from journal.subjects import Stream
+from replay.pace import Max, Pace, Step, Stride, Times
+from ssmd.metadata.environment import Shard
 from ssmd.past_day import Chosen, PastDay
 from ssmd.services.projector import Projector
 from ssmd.settings import Settings
@@ -178,6 +181,82 @@ def test_a_pace_is_kept_and_until_ends_it(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_of_some_symbols_nothing_else_is_released_and_the_rest_is_as_in_the_whole_day(tmp_path: Path) -> None:
+    async def main() -> None:
+        with nats_server(tmp_path) as server:
+            async with journal_of(server) as journal:
+                history = await kept(journal, server, tmp_path, days({BEFORE: 300, DAY: 2_000}))
+                client = Checked()
+                chosen = past_day(server, tmp_path, Max(CLOCK), symbols=("KXA-1", "KXB-2"))
+                async with chosen as served, client_of(port_of(served)) as ws:
+                    await send(ws, op="subscribe", channels=["book", "trade"], symbols=["*"])
+                    await follow(ws, client, served)
+                    assert (await ask(served, "health"))["replay"]["symbols"] == ["KXA-1", "KXB-2"]
+                    assert {m["symbol"] for m in (await ask(served, "markets"))["markets"]} == {"KXA-1", "KXB-2"}
+                    position = f"{STREAM.name}:1500"
+                    past = await ask(served, f"markets/KXA-1/book?as_of={position}")
+                    [whole] = [b for (s, at), b in history.books.items() if (s, f"{STREAM.name}:{at}") == ("KXA-1", past["position"])]
+                    assert [{Decimal(p): Decimal(s) for p, s in past[side]} for side in ("bids", "asks")] == list(whole)
+                client.check(history)
+                assert {symbol for symbol, *_ in client.had} == {"KXA-1", "KXB-2"}
+                trades = {s: [at for at in found if at > 300] for s, found in history.trades.items() if s in {"KXA-1", "KXB-2"}}
+                assert {s: [at for at, *_ in found] for s, found in client.trades.items()} == trades
+
+                with pytest.raises(NotFound, match=r"KXA-1.*near|KXA-1") as unknown:
+                    async with past_day(server, tmp_path, Max(CLOCK), symbols=("KXA-1", "KXA-11")):
+                        raise AssertionError
+                assert "KXA-11" in str(unknown.value)
+
+    asyncio.run(main())
+
+
+def test_shards_happen_together_in_the_order_of_time(tmp_path: Path) -> None:
+    other = Stream("local", shard="b")
+
+    async def main() -> None:
+        with nats_server(tmp_path) as server:
+            async with journal_of(server) as journal:
+                entries = days({DAY: 600})
+                halves = {STREAM: entries[:200] + entries[400:], other: entries[200:400]}  # one is silent while the other speaks
+                for stream, half in halves.items():
+                    renamed = [msgspec.structs.replace(e, symbol=f"S{stream.shard}-{e.symbol}") for e in half]
+                    await journal.ensure(stream, "kalshi")
+                    await journal.append(stream, renamed)
+                settings = settings_of(server, tmp_path)
+                shards = settings.environment.model_copy(update={"shards": {"0": Shard(), "b": Shard()}})
+                served = PastDay(replace(settings, environment=shards), CLOCK, Chosen(DAY, Max(CLOCK)), 0)
+                running = asyncio.create_task(served.run())
+                await until(lambda: "begins when" in served.status, "the day is open")
+                order: list[str] = []
+                async with client_of(port_of(served)) as ws:
+                    await send(ws, op="subscribe", channels=["book", "trade", "bbo"], symbols=["*"])
+                    while "is over" not in served.status or order[-1:] != ["heartbeat"]:
+                        order += [m.get("position", m["type"]).partition(":")[0] for m in await messages(ws)]
+                assert served.status.endswith(f"over at {STREAM.name}:400, {other.name}:200, and is served until Ctrl-C")
+                served.stop()
+                await asyncio.wait_for(running, 60)
+                turns = [name for name, _ in groupby(o for o in order if o.startswith("local_md"))]
+                assert turns == [STREAM.name, other.name, STREAM.name]
+
+    asyncio.run(main())
+
+
+def test_steps_are_taken_one_at_a_time(tmp_path: Path) -> None:
+    async def main() -> None:
+        with nats_server(tmp_path) as server:
+            async with journal_of(server) as journal:
+                await kept(journal, server, tmp_path, days({DAY: 300}))
+                typed: asyncio.Queue[Stride] = asyncio.Queue()
+                async with past_day(server, tmp_path, Step(typed.get), clients=0) as served:
+                    for stride, at in ((Stride(1), 1), (Stride(10), 11), (Stride(ns=20 * 10**9), 31)):
+                        typed.put_nowait(stride)
+                        await until(lambda at=at: f"is at {STREAM.name}:{at}," in served.status, "the step is taken")  # type: ignore[misc]
+                        assert {s["stream"]: s["last"] for s in (await ask(served, "streams"))["streams"]}[STREAM.name] == at
+                    assert (await ask(served, "health"))["replay"]["speed"] == "step"
+
+    asyncio.run(main())
+
+
 def test_an_entry_of_another_day_among_the_days_is_stood_in_for(tmp_path: Path) -> None:
     async def main() -> None:
         with nats_server(tmp_path) as server:
@@ -212,6 +291,7 @@ def test_the_command_serves_until_it_is_interrupted_and_leaves_nothing(tmp_path:
         assert served.good("/v1/health")["replay"] == {
             "date": served.good("/v1/days/today")["day"]["date"],
             "speed": "max",
+            "symbols": [],
             "state": "over",
         }
         process.send_signal(signal.SIGINT)
@@ -226,9 +306,7 @@ def test_the_command_serves_until_it_is_interrupted_and_leaves_nothing(tmp_path:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["--verify"], "--verify does not go with --serve-gateway"),
-        (["--symbol", "A"], "--symbol does not go with --serve-gateway"),
-        (["--speed", "step"], "--speed step does not go with --serve-gateway"),
+        (["--verify"], "--verify compares a fold of its own"),
         (["--serve-gateway", "70000"], "write a port"),
     ],
 )
@@ -242,5 +320,5 @@ def test_an_environment_that_needs_keys_is_refused(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path)
     closed = settings.environment.gateway.model_copy(update={"require_key": True})
     closed_settings = replace(settings, environment=settings.environment.model_copy(update={"gateway": closed}))
-    with pytest.raises(CallerError, match="without keys only"):
+    with pytest.raises(CallerError, match="served without keys"):
         PastDay(closed_settings, CLOCK, Chosen(DAY, Max(CLOCK)), 0)

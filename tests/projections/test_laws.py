@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from journal.block import Block
-from journal.entry import Record, Ticker
+from journal.entry import Gap, Record, Ticker
 from journal.errors import BadObject
 from projections.book import BookProjection
 from projections.projection import Digester, Projection
@@ -96,6 +96,22 @@ def test_touched_keys_are_all_that_changed(name: str, stream: list[Record]) -> N
     incremental = digester.digest()
     digester.reset()
     assert incremental == digester.digest()
+
+
+@ALL
+@given(stream=records(), cut=st.integers(0, 100), kept=st.sets(st.sampled_from(["A", "B", "C"])))
+@settings(max_examples=25)
+def test_what_is_kept_goes_on_as_if_the_rest_had_never_been(name: str, stream: list[Record], cut: int, kept: set[str]) -> None:
+    cut %= len(stream) + 1
+    before, narrowed = fold(name, stream[:cut]), make(name)
+    before.keep(kept)
+    narrowed.restore(before.snapshot())
+    if name == "coverage":  # its keys are channels
+        assert state(narrowed) == state(fold(name, stream[:cut]))
+        return
+    assert set(narrowed.keys()) <= kept
+    narrowed.apply(Block.of([r for r in stream[cut:] if r.entry.symbol in {*kept, ""} or isinstance(r.entry.body, Gap)]))
+    assert Digester(narrowed).digest(kept) == Digester(fold(name, stream)).digest(kept)
 
 
 @ALL

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from projections.runner import Runner, listed
 from replay.clock import SimulatedClock
 from replay.engine import ReplayResult, replay
 from replay.ledger import Ledger
-from replay.pace import Step, Times
+from replay.pace import Step, Stride, Times
 from replay.source import JournalSource
 from ssmd.books import find_book
 from ssmd.services.projector import Projector
@@ -346,8 +347,9 @@ def test_paces_give_every_entry_once_in_order_and_the_clock_follows() -> None:
         steps: list[int] = []
         times: list[tuple[int, int]] = []
 
-        async def step() -> None:
+        async def step() -> Stride:
             steps.append(len(steps))
+            return Stride(1)
 
         def watch(clock: SimulatedClock) -> Callable[[Block], None]:
             return lambda block: times.append((clock.wall_ns(), block.last))
@@ -365,6 +367,24 @@ def test_paces_give_every_entry_once_in_order_and_the_clock_follows() -> None:
         assert slept.slept_s == pytest.approx(30, abs=0.1)
 
     asyncio.run(main())
+
+
+def test_a_step_is_so_many_entries_or_so_much_time_across_blocks() -> None:
+    async def main() -> list[list[int]]:
+        strides = [Stride(1), Stride(3), Stride(ns=20), Stride(ns=5), Stride(100)]
+        released: list[list[int]] = []
+
+        async def wait() -> Stride:
+            released.append([])
+            return strides.pop(0)
+
+        pace = Step(wait)
+        for times in (np.array([10, 20]), np.array([30, 35, 36, 56, 57]), np.array([70, 80, 90])):
+            async for span in pace.spans(times):
+                released[-1] += times[span].tolist()
+        return released
+
+    assert asyncio.run(main()) == [[10], [20, 30, 35], [36], [], [56, 57, 70, 80, 90]]
 
 
 class _Slept:
