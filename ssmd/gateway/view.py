@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from operator import attrgetter
@@ -35,7 +34,7 @@ from ssmd.services.restoring import restore_newest
 FOLDS = ("book", "trades", "ticker", "status")
 RECENT_MESSAGES = 50_000  # kept for clients that come back, about 40 MB with `RECENT_WEIGHT`
 RECENT_WEIGHT = 500_000  # levels of the snapshots among them, 16 bytes each
-RECENT_TRADES = 10_000
+RECENT_NS = 10 * 10**9  # of the journal before a start that is told message by message: clients of the one before come back by then
 _FIRST_S = 10.0  # for an entry that is there
 _BOOKS = frozenset({int(Kind.book), int(Kind.delta)})
 _COLUMNS = ("kind", "body", "count", "symbol", "sequence", "recv_ns", "venue_ns", "price_exponent", "size_exponent")
@@ -94,7 +93,6 @@ class MarketView:
         self._subjects = stream.subjects(feed)
         self._keep = recent
         self._shown = Shown(stream.name, LEAST_DECIMALS.get(feed, (0, 0)))
-        self._trades: deque[Update] = deque(maxlen=RECENT_TRADES)
         self._snapshots = Kept()
         self._last: dict[str, dict[str, int]] = {}  # by channel and symbol: the sequence of the newest message
         self._best: dict[str, tuple[Any, ...]] = {}  # by symbol: state, bid, ask and their units as last told
@@ -122,7 +120,6 @@ class MarketView:
         """
         self.ready = False
         self.recent, self.notes, self.missing, self._newest = Recent(self._keep), [], "", None
-        self._trades.clear()
         self._snapshots.clear()
         info = await journal.info(self.stream)
         last = info.last if info else 0
@@ -134,12 +131,12 @@ class MarketView:
         if self.position < self.first - 1 and upto is None:
             self.missing = f"what was before {self.stream.name}:{self.first} is not there any more, and no checkpoint tells it"
             self.position = self.first - 1
-        end = last if upto is None else upto
-        quiet = end if upto is not None else end - self._keep
         try:
-            await self._read(journal, quiet, self._fold)
-            self._begin()
-            await self._read(journal, end, lambda block: self.recent.add(self.changes(block)))
+            if upto is None:
+                await self._catch_up(journal, last)
+            else:
+                await self._read(journal, upto, self._fold)
+                self._begin()
         except HoleInStream:
             await self._look_behind(journal)
             raise
@@ -147,6 +144,25 @@ class MarketView:
         if self.broken:
             self.resumable = max(self.resumable, self.position)
         self.ready = True
+
+    async def _catch_up(self, journal: JournalReader, end: int) -> None:
+        """In blocks as long as no client can still ask for the messages, then one by one."""
+        newest = await self._entry(journal, end) if self.position < end else None
+        since_ns, told = newest.entry.effective_ns - RECENT_NS if newest else 0, False
+
+        def take(block: Block) -> None:
+            nonlocal told
+            if not told and (block.last <= end - self._keep or block.rows["effective_ns"][-1] < since_ns):
+                self._fold(block)
+                return
+            if not told:
+                self._begin()
+            told = True
+            self.recent.add(self.changes(block))
+
+        await self._read(journal, end, take)
+        if not told:
+            self._begin()
 
     async def _read(self, journal: JournalReader, end: int, take: Callable[[Block], object]) -> None:
         if self.position < end:
@@ -239,9 +255,7 @@ class MarketView:
                 was = self.trades.counted(row.symbol)
                 step_trade(at)
                 if self.trades.counted(row.symbol) != was:  # else an overlapping connection told it already
-                    update = self._shown.trade(row, block.trades[body].item(), block.texts, self._after("trade", row))
-                    self._trades.append(update)
-                    out.append(update)
+                    out.append(self._shown.trade(row, block.trades[body].item(), block.texts, self._after("trade", row)))
             elif kind == Kind.ticker:
                 step_ticker(at)
                 out.append(self._shown.ticker(self.tickers.ticker(row.symbol), "update", self._after("ticker", row)))
@@ -353,11 +367,6 @@ class MarketView:
             case "market" if symbol in self._listed:
                 return self._shown.market(symbol, sequence or self._begun, self.statuses.status(symbol), "snapshot")
         return None
-
-    def recent_trades(self, symbol: str, limit: int) -> list[Update]:
-        """The newest trades of the symbol among the stream's last 10,000, newest first."""
-        found = (u for u in reversed(self._trades) if u.symbol == symbol)
-        return [u for u, _ in zip(found, range(limit), strict=False)]
 
 
 def block_of(records: Sequence[Record]) -> Block:

@@ -257,11 +257,6 @@ class Views:
     def status(self, symbol: str) -> StatusView:
         return self._view("status of", symbol).statuses.status(symbol)
 
-    def recent_trades(self, symbol: str, limit: int) -> list[Update]:
-        """The newest trades, newest first, as far as they are kept in memory."""
-        view = self.of(symbol)
-        return view.recent_trades(symbol, limit) if view else []
-
     def snapshot(self, channel: str, symbol: str) -> Update | None:
         """A state-like topic's state as a message."""
         if channel == "day":
@@ -302,7 +297,7 @@ class Views:
 
     def has(self, kind: m.Group, name: str) -> bool:
         """Whether there is a market of this series or category, as far as is known."""
-        if name in self._groups[kind] or (kind == "series" and self._begins(f"{name}-")):
+        if name in self._groups[kind] or (kind == "series" and "-" not in name and self._begins(f"{name}-")):
             return True
         with suppress(StorageError):
             sql = f"SELECT 1 FROM markets WHERE {kind} = ? LIMIT 1"  # noqa: S608 (a column)

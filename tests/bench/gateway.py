@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from journal.clock import WallClock
 from ssmd.services.projector import Projector
 from ssmd.settings import Settings
@@ -265,14 +267,19 @@ def _starts(out: Callable[[str], None]) -> None:
 
 
 async def _checkpointed(server: NatsServer, folder: Path, behind: int) -> None:
+    """A checkpoint of ten minutes ago, and what came since."""
     settings = Settings.read({"data": str(folder / "data")}, {})
     journal, epoch = await connect(server.url), bytes(16)
     await journal.ensure(STREAM, "kalshi")
-    first = list(opened(_START_SYMBOLS, epoch))
+    now_ns = time.time_ns()
+    began_ns = now_ns - 600 * 10**9
+    first = [msgspec.structs.replace(e, effective_ns=began_ns) for e in opened(_START_SYMBOLS, epoch)]
     for at in range(0, len(first), 500):
         await journal.append(STREAM, first[at : at + 500])
     await Projector(journal, open_objects(settings), STREAM, WallClock()).catch_up()
     ready = prepared(_START_SYMBOLS)
     for at in range(0, behind, 500):
-        await journal.append(STREAM, run_of(ready, at, min(500, behind - at), epoch))
+        run = run_of(ready, at, min(500, behind - at), epoch)
+        at_ns = began_ns + (now_ns - began_ns) * at // behind
+        await journal.append(STREAM, [msgspec.structs.replace(e, effective_ns=at_ns) for e in run])
     await journal.close()
