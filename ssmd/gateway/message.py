@@ -203,8 +203,8 @@ class Unknown(msgspec.Struct, omit_defaults=True):
 
     name: str
     near: list[str] = []
-    kind: Literal["symbol"] | Group = "symbol"
-    known_as: Literal[""] | Group = ""
+    kind: Literal["symbol", "series", "category"] = "symbol"
+    known_as: Literal["", "series", "category"] = ""
 
     def __str__(self) -> str:
         if self.known_as:

@@ -218,8 +218,7 @@ async def show_client(desk: Desk, call: Call) -> answers.Client:
 
 async def disconnect(desk: Desk, call: Call) -> answers.Done:
     clients, name, body = _clients(desk), call.path["id"], call.body
-    clients.client(name)
-    done = await _tell(desk, call, name, "disconnect")
+    done = await _tell(desk, call, clients.client(name).client, "disconnect")
     clients.disconnect(name, body.reason or "an administrator closed it")
     return done
 
@@ -233,21 +232,21 @@ async def set_mode(desk: Desk, call: Call) -> answers.Done:
     if (body.mode == "conflated") != (_LEAST_NS <= interval_ns <= _MOST_NS) or (interval_ns and body.mode != "conflated"):
         reason = "mode conflated, and no other, has an interval, from 10ms to 1m"
         raise Problem("bad-parameter", reason, errors=(Flaw("interval", reason),))
-    clients.client(name)
-    done = await _tell(desk, call, name, "set-mode", mode=body.mode, interval_ns=interval_ns)
+    done = await _tell(desk, call, clients.client(name).client, "set-mode", mode=body.mode, interval_ns=interval_ns)
     clients.set_mode(name, body.mode, interval_ns // 1_000_000, body.reason)
     return done
 
 
-async def _tell(desk: Desk, call: Call, name: str, action: str, **more: Any) -> answers.Done:
-    """Journal the action before it is carried out: who, on which client, why."""
+async def _tell(desk: Desk, call: Call, client: answers.ClientLine, action: str, **more: Any) -> answers.Done:
+    """Journal the action before it is carried out: who, on which client (ids begin again with each start of a gateway), why."""
     said = call.body.who.strip()
     who = f"{said} by {call.grant.who}" if said else call.grant.who
-    data = canonical_json({"action": action, "client": name, "at_ns": call.now_ns, "peer": call.peer, **more})
+    of = {"client": client.id, "client_who": client.who, "client_peer": client.peer, "connected_time": client.connected_time}
+    data = canonical_json({"action": action, **of, "at_ns": call.now_ns, "peer": call.peer, **more})
     event = Event("gateway", data, who=who, why=call.body.reason)
-    record = await say(desk.journal, desk.settings.env, name, event, clock=desk.clock, days=day_rule(desk.settings))
+    record = await say(desk.journal, desk.settings.env, client.id, event, clock=desk.clock, days=day_rule(desk.settings))
     position = f"{Stream(desk.settings.env, domain='system').name}:{record.sequence}"
-    return answers.Done(client=name, action=action, who=who, position=position)
+    return answers.Done(client=client.id, action=action, who=who, position=position)
 
 
 def _clients(desk: Desk) -> ClientRegister:

@@ -101,7 +101,10 @@ def test_each_action_is_in_the_journal_with_who_and_why(served: Served) -> None:
     assert "for the test" in text
     assert done["who"].endswith("by loopback")
     assert done["who"] in text
-    assert name in text
+    event = found["body"]["data"]
+    assert (found["symbol"], event["client"], event["action"], event["client_who"]) == (name, name, "disconnect", "loopback")
+    assert event["client_peer"].startswith("127.0.0.1:")
+    assert event["connected_time"].endswith("Z")
 
 
 def test_what_cannot_be_done_is_said(served: Served) -> None:

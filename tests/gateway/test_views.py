@@ -30,6 +30,7 @@ def test_kinds_of_symbols(tmp_path: Path) -> None:
     markets.fold([known(1, "KXA-1", "THE-SERIES", "crypto")])
     assert not views.strange(["KXA-1"])
     assert views.near("KXA-2") == ["KXA-1"]
+    assert [views.group_of(name) for name in ("THE-SERIES", "crypto", "KXA", "KXA-1", "NO")] == ["series", "category", "series", None, None]
 
     async def named() -> None:
         async def refresh() -> None:
@@ -50,8 +51,10 @@ def test_subscriptions_by_series_and_category_and_markets_that_appear_later(tmp_
         with nats_server(tmp_path) as server:
             async with journal_of(server) as journal:
                 market = Moving(random.Random(8), 2)
+                market.symbols[0] = "KXA-EVENT-1"
                 await write(journal, market, 100)
                 async with gateway_of(server, tmp_path) as gateway, client_of(gateway.port) as ws:
+                    assert [gateway.views.group_of(name) for name in ("KXA", "KXA-EVENT")] == ["series", None]
                     await send(ws, op="subscribe", channels=["book"], series=["KXA"])
                     assert (await next_of(ws, "book"))["symbol"] == "KXA-1"
                     gateway.views._kinds["KXNEW-7"] = ("KXNEW", "weather")
