@@ -21,7 +21,7 @@ Method = Literal["GET", "POST", "DELETE"]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Limit = Annotated[int, Meta(ge=1, le=1_000, description="At most so many.")]
 CursorText = Annotated[str, Meta(max_length=1_000, description="`next` of the page before.")] | None
-Moment = Annotated[str, Meta(max_length=80, description="RFC 3339, or nanoseconds since 1970.")] | None
+Moment = Annotated[str, Meta(max_length=80, description="RFC 3339, nanoseconds since 1970, a duration before now such as 5m, or a position.")] | None
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -31,7 +31,7 @@ class Query(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tru
 
     as_of: (
         Annotated[
-            str, Meta(max_length=80, description="As it was then: RFC 3339, nanoseconds since 1970, or a position `stream:sequence`.")
+            str, Meta(max_length=80, description="As it was then: RFC 3339, nanoseconds, a duration before now such as 5m, or a position `stream:sequence`.")
         ]
         | None
     ) = None
