@@ -21,7 +21,8 @@ Method = Literal["GET", "POST", "DELETE"]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Limit = Annotated[int, Meta(ge=1, le=1_000, description="At most so many.")]
 CursorText = Annotated[str, Meta(max_length=1_000, description="`next` of the page before.")] | None
-Moment = Annotated[str, Meta(max_length=80, description="RFC 3339, nanoseconds since 1970, a duration before now such as 5m, or a position.")] | None
+_MOMENTS = "RFC 3339, nanoseconds since 1970, a duration before now such as 5m, or a position `stream:sequence`."
+Moment = Annotated[str, Meta(max_length=80, description=_MOMENTS)] | None
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -29,12 +30,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 class Query(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """Parameters of a GET; a subclass adds its own."""
 
-    as_of: (
-        Annotated[
-            str, Meta(max_length=80, description="As it was then: RFC 3339, nanoseconds, a duration before now such as 5m, or a position `stream:sequence`.")
-        ]
-        | None
-    ) = None
+    as_of: Annotated[str, Meta(max_length=80, description=f"As it was then: {_MOMENTS}")] | None = None
 
 
 class NoQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
