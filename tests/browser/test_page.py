@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -32,15 +33,15 @@ class Running:
         self.data = data
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/"
-        self.capture = self._run("up", "--seed", "5")
+        self.capture = self.run("up", "--seed", "5")
         self.gateway: subprocess.Popen[bytes]
 
-    def _run(self, *args: str) -> subprocess.Popen[bytes]:
+    def run(self, *args: str) -> subprocess.Popen[bytes]:
         with (self.data / f"{args[0]}.log").open("ab") as log:
             return subprocess.Popen(command(*args), env=environ(self.data), cwd=self.data, stdout=log, stderr=log)
 
     def serve(self) -> None:
-        self.gateway = self._run("run", "gateway", "--port", str(self.port))
+        self.gateway = self.run("run", "gateway", "--port", str(self.port))
 
     def ask(self, path: str, **query: object) -> Any:
         given = "&".join(f"{name}={quote(str(value), safe='')}" for name, value in query.items())
@@ -70,6 +71,11 @@ def until(is_true: Callable[[], bool], what: str, timeout_s: float = 90) -> None
     while not is_true():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager
@@ -200,6 +206,28 @@ def test_the_slider_and_a_link_lead_to_the_past(chrome: Browser, venue: Running)
         expect(other.page.locator("#book-position")).to_have_text(re.compile("local_md_0:"))
 
 
+def test_a_past_day_that_happens_again_is_not_called_live(chrome: Browser, venue: Running) -> None:
+    date = venue.ask("v1/days/today")["day"]["date"]
+    port = free_port()
+    symbol = quote(venue.busiest())
+    again = venue.run("replay", "--date", date, "--serve-gateway", str(port), "--speed", "1")
+    try:
+        until(lambda: is_listening(port) or again.poll() is not None, "the past day is not served")
+        with tab(chrome, f"http://127.0.0.1:{port}/#{symbol}") as found:
+            page = found.page
+            expect(page.locator("#when")).to_have_text("replay")
+            expect(page.locator("#when-detail")).to_have_text(
+                re.compile(f"^{date}, 1. real time$")
+            )  # the page itself was what it waited for
+            until(lambda: any(row[0] for row in ladder(page)), f"no book: {venue.log()}")
+            page.keyboard.press(",")
+            expect(page.locator("#when")).to_have_text("past")
+            page.keyboard.press("Escape")
+            expect(page.locator("#when")).to_have_text("replay")
+    finally:
+        stop(again)
+
+
 def test_the_keyboard_is_enough(chrome: Browser, venue: Running) -> None:
     with opened(chrome, venue) as found:
         page = found.page
@@ -207,10 +235,10 @@ def test_the_keyboard_is_enough(chrome: Browser, venue: Running) -> None:
         assert page.evaluate("document.activeElement.id") == "search"
         page.keyboard.press("ArrowDown")
         assert page.evaluate("document.activeElement.id") == "markets"
-        page.keyboard.press("Home")  # the busiest may be the last one, behind which the arrow finds none
-        first = page.inner_text("#symbol")
-        page.keyboard.press("ArrowDown")
-        until(lambda: page.inner_text("#symbol") != first, "the arrow chooses nothing")
+        page.keyboard.press("End")  # the busiest may be any of them, also the last one, behind which an arrow finds none
+        last = page.inner_text("#symbol")
+        page.keyboard.press("ArrowUp")
+        assert page.inner_text("#symbol") != last, "the arrow chooses nothing"
         active = page.get_attribute("#markets", "aria-activedescendant")
         assert page.get_attribute(f"#{active}", "aria-selected") == "true"
         ring = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")

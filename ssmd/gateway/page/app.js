@@ -53,6 +53,7 @@ class Page {
   #opens = 0; // of the day that is shown, ms
   #drawing = false;
   #wrong = new Map(); // what went wrong where
+  #replay = null; // where the gateway serves a past day: which, how fast
 
   async start() {
     this.#intervals();
@@ -302,7 +303,7 @@ class Page {
     });
   }
 
-  /** Live, past, reconnecting or stale: never left to be guessed. */
+  /** Live, a replay, past, reconnecting or stale: never left to be guessed. */
   #tell() {
     const { state, tries, retryAt, reason } = this.#stream;
     const [when, words, detail] = this.#isPast
@@ -311,12 +312,15 @@ class Page {
         ? ["reconnecting", tries ? "reconnecting" : "connecting", tries ? [`try ${tries}`, retryIn(retryAt), reason].filter(Boolean).join(" · ") : ""]
         : this.#live.state === "STALE"
           ? ["stale", "stale", "messages are missing: the book waits for a snapshot"]
-          : ["live", "live", ""];
+          : this.#replay
+            ? ["replay", "replay", replayed(this.#replay)]
+            : ["live", "live", ""];
     mark(document.documentElement, "data-when", when);
     mark(find("when"), "data-state", when);
     say(find("when"), words);
     say(find("when-detail"), detail);
-    say(find("markets-when"), this.#isPast ? "prices are live" : "");
+    say(find("live"), this.#replay ? "Newest" : "Live");
+    say(find("markets-when"), this.#isPast ? `prices are ${this.#replay ? "the newest" : "live"}` : "");
     const wrong = [...this.#wrong.values()].filter(Boolean);
     find("notice").hidden = !wrong.length;
     say(find("notice"), [...new Set(wrong)].join(" · "));
@@ -374,7 +378,7 @@ class Page {
       case "candles":
         return this.#isPast ? null : this.#candles();
       case "health":
-        return read("/v1/health", {}, (answer) => this.#pulse.health(answer), (words) => this.#pulse.unwell(words));
+        return read("/v1/health", {}, (answer) => this.#health(answer), (words) => this.#pulse.unwell(words));
       case "clients":
         return read("/v1/clients", {}, (answer) => this.#clients.read(answer), (words) => this.#clients.fail(words));
       case "day":
@@ -383,6 +387,12 @@ class Page {
         return read("/v1/coverage", { as_of }, (a) => this.#coverage.read(a, this.#opens, this.#time.at ?? this.#stream.now()), (words) => this.#coverage.fail(words));
     }
     return null;
+  }
+
+  #health(answer) {
+    this.#pulse.health(answer);
+    this.#replay = answer.replay;
+    this.#tell();
   }
 
   async #days(answer, as_of) {
@@ -445,10 +455,8 @@ class Page {
       door.close();
       this.#stream.again();
       this.#askedAt = {};
-      this.#try("markets", () => this.#markets.load()).then((markets) => {
-        if (!this.#symbol && markets?.[0]) this.#markets.choose(markets[0].symbol);
-        else if (this.#symbol) this.#backfill();
-      });
+      if (this.#symbol) this.#backfill();
+      this.#list();
     };
     find("door-form").onsubmit = (event) => {
       event.preventDefault();
@@ -456,6 +464,12 @@ class Page {
     };
     door.showModal();
   }
+}
+
+function replayed({ date, speed, symbols, state }) {
+  const pace = { max: "as fast as it is taken", step: "step by step" }[speed] ?? `${speed}× real time`;
+  const progress = { waiting: "not begun", over: "over" }[state] ?? pace;
+  return [date, progress, symbols.length ? `only ${symbols.slice(0, 3).join(", ")}${symbols.length > 3 ? " …" : ""}` : ""].filter(Boolean).join(", ");
 }
 
 function retryIn(at) {
