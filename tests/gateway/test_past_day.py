@@ -250,7 +250,7 @@ def test_steps_are_taken_one_at_a_time(tmp_path: Path) -> None:
                 async with past_day(server, tmp_path, Step(typed.get), clients=0) as served:
                     for stride, at in ((Stride(1), 1), (Stride(10), 11), (Stride(ns=20 * 10**9), 31)):
                         typed.put_nowait(stride)
-                        await until(lambda at=at: f"is at {STREAM.name}:{at}," in served.status, "the step is taken")  # type: ignore[misc]
+                        await until(lambda at=at: f"is at {STREAM.name}:{at}," in served.status, "the step is taken")
                         assert {s["stream"]: s["last"] for s in (await ask(served, "streams"))["streams"]}[STREAM.name] == at
                     assert (await ask(served, "health"))["replay"]["speed"] == "step"
 
