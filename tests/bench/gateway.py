@@ -5,13 +5,14 @@ of 1,000 symbols at a rate, the server that is measured, and one process with al
 parsed the message, from the moment an entry was made, just before it is appended, and from when the journal had said that it is durable.
 ``SSMD_BENCH_SECONDS`` is what one measurement takes, ``SSMD_BENCH_CLIENTS`` and ``SSMD_BENCH_RATES`` which there are,
 ``SSMD_BENCH_OFFERED`` what is offered to find the highest rate, ``SSMD_BENCH_ROUNDS`` how often that is tried, ``SSMD_BENCH_BEHIND`` the
-entries behind the checkpoint of a start.
+entries behind the checkpoint of a start, ``SSMD_BENCH_PAIRS`` how often a client that reads nothing comes and goes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import statistics
@@ -30,6 +31,8 @@ from journal.clock import WallClock
 from ssmd.services.projector import Projector
 from ssmd.settings import Settings
 from ssmd.wiring import open_objects
+from tests.bench import gateway_turns
+from tests.bench.gateway_clients import cpu_s
 from tests.bench.gateway_parts import STREAM, connect, opened, prepared, run_of
 from tests.gateway.served import command, environ, stop
 from tests.journal.servers import TOKEN, NatsServer, free_port, nats_server
@@ -39,8 +42,9 @@ Serve = Callable[[str], contextlib.AbstractContextManager["_Served"]]
 _ROOT = Path(__file__).resolve().parents[2]
 _WARM_S = 1.0
 _PARSING = 40  # of the clients that choose ten symbols
-_LIMITS = "name: local\nfeed: kalshi\ngateway:\n  limits: {connections: 2000, connections_per_key: 2000}\n"
+_LIMITS = "name: local\nfeed: kalshi\ngateway:\n  limits: {{connections: 2000, connections_per_key: 2000, buffer_messages: {waiting}}}\n"
 _START_SYMBOLS = 10_000
+_WAITING = 1_000  # messages kept for a client that reads nothing: it drops after half a second
 
 
 def _numbers(variable: str, default: str) -> list[int]:
@@ -48,13 +52,8 @@ def _numbers(variable: str, default: str) -> list[int]:
 
 
 def _part(stage: str, **given: Any) -> list[str]:
-    return [sys.executable, "-m", "tests.bench.gateway_parts", stage, json.dumps(given)]
-
-
-def _cpu_s(pid: int) -> float:
-    """Of the process with all its threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    module = "gateway_clients" if stage in {"load", "beside"} else "gateway_parts"
+    return [sys.executable, "-m", f"tests.bench.{module}", stage, json.dumps(given)]
 
 
 def _peak_mib(pid: int) -> float:
@@ -81,12 +80,11 @@ def _serving(args: list[str], env: dict[str, str], cwd: Path) -> Iterator[tuple[
 
 
 @contextlib.contextmanager
-def _gateway(server: NatsServer, folder: Path) -> Iterator[tuple[int, int, float]]:
+def _gateway(server: NatsServer, folder: Path, waiting: int = 20_000) -> Iterator[tuple[int, int, float]]:
     project = folder / "project"
-    if not project.exists():
-        for part in ("environments", "feeds", "schemas"):
-            (project / "exchanges" / part).mkdir(parents=True)
-        (project / "exchanges" / "environments" / "local.yaml").write_text(_LIMITS)
+    for part in ("environments", "feeds", "schemas"):
+        (project / "exchanges" / part).mkdir(parents=True, exist_ok=True)
+    (project / "exchanges" / "environments" / "local.yaml").write_text(_LIMITS.format(waiting=waiting))
     env = environ(folder / "data", SSMD_NATS=server.url, SSMD_NATS_TOKEN=TOKEN, PYTHONPATH=str(_ROOT))
     with _serving(command("run", "gateway", "--port", "0"), env, project) as found:
         yield found
@@ -124,24 +122,24 @@ class _Source:
         stop(self._process)
 
 
-def _measure(source: _Source, at: _Served, rate: int, clients: int, each: int, *, stopped: int = 0) -> dict[str, Any]:
+def _measure(source: _Source, at: _Served, rate: int, clients: int, each: int) -> dict[str, Any]:
     """One window."""
     kind, pid, port = at
     seconds = float(os.environ.get("SSMD_BENCH_SECONDS", "2"))
     parsing = min(clients, _PARSING if each else 1)
-    given = {"kind": kind, "port": port, "clients": clients, "each": each, "parsing": parsing, "stopped": stopped, "acks": source.acks}
-    process = subprocess.Popen(_part("load", **given, warm_s=_WARM_S, seconds=seconds), cwd=_ROOT, stdout=subprocess.PIPE, text=True)
+    given = {"kind": kind, "port": port, "clients": clients, "each": each, "parsing": parsing, "acks": source.acks}
+    process = subprocess.Popen(_part("load", of=given, warm_s=_WARM_S, seconds=seconds), cwd=_ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     try:
         if process.stdout.readline() != "ready\n":
             raise RuntimeError(f"the clients of {kind} failed")
         source.run_at(rate)
         process.stdout.readline()
-        written, cpu, began = source.run_at(rate), _cpu_s(pid), time.monotonic()
+        written, cpu, began = source.run_at(rate), cpu_s(pid), time.monotonic()
         found: dict[str, Any] = json.loads(process.stdout.readline())
         took = time.monotonic() - began
         written = source.run_at(0) - written
-        return {**found, "rate": written / took, "cpu": (_cpu_s(pid) - cpu) / took, "peak": _peak_mib(pid)}
+        return {**found, "rate": written / took, "cpu": (cpu_s(pid) - cpu) / took, "peak": _peak_mib(pid)}
     finally:
         stop(process)
         time.sleep(0.3)  # what is still on its way
@@ -187,9 +185,11 @@ def run(out: Callable[[str], None]) -> None:
         out("CPU: processor seconds of the server a second; MiB: its peak so far")
         out("nats: its server is the journal, too, and sends entries as they are stored, before they are durable")
         _matrix(out, source, serve)
-        _beside_stopped(out, source, serve)
+        _beside_stopped(out, source, server, folder)
         _highest(out, source, serve)
     _starts(out)
+    out("")
+    gateway_turns.run(out)
 
 
 def _matrix(out: Callable[[str], None], source: _Source, serve: Serve) -> None:
@@ -216,14 +216,40 @@ def _ratios(results: dict[str, dict[str, Any]]) -> str:
     return f"gateway to {'; to '.join(ratios)}"
 
 
-def _beside_stopped(out: Callable[[str], None], source: _Source, serve: Serve) -> None:
-    out("\n100 clients, without and with one more that chose all and reads nothing")
-    out(_HEAD)
-    with serve("gateway") as at:
-        found = [_measure(source, at, 5_000, 100, 10, stopped=stopped) for stopped in (0, 1)]
-    for name, result in zip(("without", "with it"), found, strict=True):
-        out(_line(name, 100, 10, result))
-    out(f"p99 with to without {found[1]['p99'] / found[0]['p99']:.2f}x")
+def _beside_stopped(out: Callable[[str], None], source: _Source, server: NatsServer, folder: Path) -> None:
+    """In turns, so that what else the machine does falls on both: each window with it is compared with those before and behind it, and
+    these with one another.
+    """
+    [pairs] = _numbers("PAIRS", "8")
+    out(f"\n100 clients at 5,000 a second, with one more that chose all and reads nothing in every second of {2 * pairs + 1} windows")
+    with _gateway(server, folder, waiting=_WAITING) as (pid, port, _):
+        given = {"kind": "gateway", "port": port, "clients": 100, "each": 10, "parsing": _PARSING, "acks": source.acks}
+        args = _part("beside", of=given, pid=pid, pairs=pairs, warm_s=_WARM_S, seconds=1.0)
+        process = subprocess.Popen(args, cwd=_ROOT, stdout=subprocess.PIPE, text=True)
+        assert process.stdout
+        try:
+            if process.stdout.readline() != "ready\n":
+                raise RuntimeError("the clients failed")
+            source.run_at(5_000)
+            found: list[dict[str, float]] = [json.loads(line) for line in process.stdout]
+            source.run_at(0)
+        finally:
+            stop(process)
+    for what, of in (("p50", "p50"), ("p99", "p99"), ("CPU", "cpu")):
+        without, beside = [r[of] for r in found[::2]], [r[of] for r in found[1::2]]
+        ratios = [b / statistics.geometric_mean(around) for b, around in zip(beside, itertools.pairwise(without), strict=True)]
+        noise = [b / a for a, b in itertools.pairwise(without)]
+        out(
+            f"{what:4} without {statistics.median(without):7.2f}, with it {statistics.median(beside):7.2f}; with to without "
+            f"{_spread(ratios)}; without to without {_spread(noise)}"
+        )
+    kept = [max(r[name] for r in found[1::2]) for name in ("waiting", "waiting_bytes", "dropped")]
+    out("kept for it at most {:,} messages, {:,} bytes; {:,} dropped".format(*kept))
+
+
+def _spread(ratios: list[float]) -> str:
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return f"{middle:.2f}x (half of them {low:.2f} to {high:.2f})"
 
 
 def _highest(out: Callable[[str], None], source: _Source, serve: Serve) -> None:
@@ -258,7 +284,7 @@ def _starts(out: Callable[[str], None]) -> None:
         took = []
         for _ in range(3):
             with _gateway(server, folder) as (pid, _, seconds):
-                took.append((seconds, _cpu_s(pid), _peak_mib(pid)))
+                took.append((seconds, cpu_s(pid), _peak_mib(pid)))
         seconds, cpu, peak = sorted(took)[1]
         out(
             f"\nstart to ready, a checkpoint of {_START_SYMBOLS:,} symbols and {behind:,} entries behind it: {seconds:.2f} s "

@@ -1,32 +1,24 @@
-"""Processes of the gateway's benchmark: ``python -m tests.bench.gateway_parts source|plain|load JSON``.
+"""Processes of the gateway's benchmark: ``python -m tests.bench.gateway_parts source|plain JSON``.
 
-`source` writes prepared entries into the journal, `plain` is a broadcast as one would write it with websockets, `load` is clients on raw
-sockets: most count frames and bytes, some parse all that they get and tell how old it is.
+`source` writes prepared entries into the journal, `plain` is a broadcast as one would write it with websockets.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import os
 import random
-import selectors
-import socket
 import struct
 import sys
 import time
-from bisect import bisect_left
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import msgspec
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 
 from journal.clock import WallClock
-from journal.codec import decode
 from journal.entry import Book, Change, Delta, Entry, Trade
 from journal.jetstream import JetStreamJournal
 from journal.subjects import Stream
@@ -42,7 +34,7 @@ _TICK_S = 0.005
 _BATCH = 500
 _PREPARED = 50_000
 _QUIET_S = 0.5
-_ACK = struct.Struct("<qq")
+ACK = struct.Struct("<qq")
 _FIRST = 1_000_000  # number of the first of them: those of books are before
 
 
@@ -112,7 +104,7 @@ async def source(*, url: str, acks: str) -> None:
         due, before = min(due + (now - before) * rate, rate / 10), now  # what could not be written in 0.1 s is left out
         if count := min(int(due), _BATCH):
             sequences = await journal.append(STREAM, run_of(ready, written, count, epoch))
-            os.write(durable, _ACK.pack(sequences[-1], time.time_ns()))
+            os.write(durable, ACK.pack(sequences[-1], time.time_ns()))
             written, due = written + count, due - count
         if due < 1:
             await asyncio.sleep(_TICK_S)
@@ -175,192 +167,6 @@ async def plain(*, url: str) -> None:
         flushing.cancel()
 
 
-# --- clients ----------------------------------------------------------------------------------------------------------------
-
-
-class _Message(msgspec.Struct):
-    kind: str = ""
-    recv_ns: int = 0
-    position: str = ""
-
-
-_messages = msgspec.json.Decoder(list[_Message])
-
-
-class Reader:
-    """Takes a server's frames apart. `take` is given each payload, where there is one; else payloads are skipped."""
-
-    def __init__(self, sock: socket.socket, take: Callable[[bytes], None] | None) -> None:
-        self.sock = sock
-        self._take = take
-        self._left = 0
-        self._rest = b""
-        self.frames = 0
-        self.bytes = 0
-
-    def feed(self, data: memoryview) -> None:
-        self.bytes += len(data)
-        if self._take:
-            self._whole(self._rest + bytes(data))
-            return
-        at = self._left
-        if self._rest:
-            data = memoryview(self._rest + bytes(data))
-            self._rest = b""
-        size = len(data)
-        while at < size:
-            head = _head(data, at)
-            if head is None:
-                self._rest = bytes(data[at:])
-                at = size
-                break
-            self.frames += 1
-            at += sum(head)
-        self._left = at - size
-
-    def _whole(self, data: bytes) -> None:
-        at = 0
-        while (head := _head(data, at)) and at + sum(head) <= len(data):
-            begin, size = head
-            self.frames += 1
-            if data[at] & 15 < 8 and self._take:
-                self._take(data[at + begin : at + begin + size])
-            at += begin + size
-        self._rest = data[at:]
-
-
-def _head(data: bytes | memoryview, at: int) -> tuple[int, int] | None:
-    """Sizes of the header and the payload of the frame at `at`."""
-    left = len(data) - at
-    if left < 2:
-        return None
-    size = data[at + 1]
-    if size < 126:
-        return 2, size
-    if size == 126:
-        return (4, data[at + 2] << 8 | data[at + 3]) if left >= 4 else None
-    return (10, int.from_bytes(data[at + 2 : at + 10], "big")) if left >= 10 else None
-
-
-def masked(data: bytes) -> bytes:
-    """A client's binary frame; its mask is zero."""
-    size = len(data)
-    return struct.pack("!BBH", 0x82, 0x80 | 126, size) + bytes(4) + data
-
-
-class Ages:
-    """How old messages are when they are parsed."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[int, int, int]] = []  # when, when it was made, its sequence (0: not told)
-        self._nats = b""
-
-    def json(self, payload: bytes) -> None:
-        now = time.time_ns()
-        for message in _messages.decode(payload):
-            if message.recv_ns and message.kind != "snapshot":
-                self.seen.append((now, message.recv_ns, int(message.position.rpartition(":")[2])))
-
-    def nats(self, payload: bytes) -> None:
-        """Entries in nats-server's protocol: ``HMSG subject sid header total``."""
-        now, data, at = time.time_ns(), self._nats + payload, 0
-        while (end := data.find(b"\r\n", at)) >= 0:
-            words = data[at:end].split()
-            if words and words[0] in {b"HMSG", b"MSG"}:
-                head, total = int(words[-2]) if words[0] == b"HMSG" else 0, int(words[-1])
-                if len(data) < end + 4 + total:
-                    break
-                self.seen.append((now, decode(data[end + 2 + head : end + 2 + total]).recv_ns, 0))
-                end += 2 + total
-            at = end + 2
-        self._nats = data[at:]
-
-    def quantiles(self, acks: Path) -> dict[str, float]:
-        """In ms, since they were made and (``durable``) since the journal had said that they are durable; it may be read before."""
-        pairs = list(_ACK.iter_unpack(acks.read_bytes()))
-        lasts = [last for last, _ in pairs]
-        durable = [now - pairs[bisect_left(lasts, at)][1] for now, _, at in self.seen if 0 < at <= lasts[-1]]
-        found = {}
-        for prefix, ages in (("", [now - made for now, made, _ in self.seen]), ("durable ", durable)):
-            ages.sort()
-            for q in (0.5, 0.99, 0.999) if ages else ():
-                found[f"{prefix}p{q * 100:g}"] = ages[min(int(q * len(ages)), len(ages) - 1)] / 1e6
-        return found
-
-
-def dial(kind: str, port: int, symbols: list[str]) -> socket.socket:
-    sock = socket.create_connection(("127.0.0.1", port), 30)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    path = "/" if kind == "nats" else f"/v1/stream?symbols={','.join(symbols)}&channels=book,trade"
-    key = base64.b64encode(os.urandom(16)).decode()
-    sock.sendall(
-        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
-        "Sec-WebSocket-Version: 13\r\n\r\n".encode()
-    )
-    answer = b""
-    while not answer.endswith(b"\r\n\r\n"):
-        got = sock.recv(1)
-        answer += got
-        if not got:
-            break
-    if not answer.startswith(b"HTTP/1.1 101"):
-        raise RuntimeError(answer + sock.recv(1_000))
-    if kind == "nats":
-        options = {"auth_token": TOKEN, "verbose": False, "pedantic": False, "headers": True, "protocol": 1, "lang": "raw", "version": "0"}
-        chosen = ["local.kalshi.>"] if symbols == ["*"] else [f"local.kalshi.*.{symbol}" for symbol in symbols]
-        lines = [f"CONNECT {json.dumps(options)}", *(f"SUB {subject} {n}" for n, subject in enumerate(chosen))]
-        sock.sendall(masked("".join(f"{line}\r\n" for line in lines).encode()))
-    sock.setblocking(False)
-    return sock
-
-
-def load(*, kind: str, port: int, clients: int, each: int, parsing: int, stopped: int, warm_s: float, seconds: float, acks: str) -> None:
-    """`each`: symbols of one client, 0 for all. Says when all have what there is, when the window begins, and what was seen in it."""
-    rng, ages, found = random.Random(2), Ages(), list[Reader]()
-    poll = selectors.DefaultSelector()
-    still = [dial(kind, port, ["*"]) for _ in range(stopped)]
-    for number in range(clients):
-        sock = dial(kind, port, [name(n) for n in rng.sample(range(SYMBOLS), each)] if each else ["*"])
-        own = Ages() if kind == "nats" else ages
-        own.seen = ages.seen  # each has bytes of its own that are not whole yet
-        take = None if number >= parsing else own.nats if kind == "nats" else own.json
-        found.append(Reader(sock, take))
-        poll.register(sock, selectors.EVENT_READ, found[-1])
-    room = memoryview(bytearray(1 << 20))
-    ended = 0
-
-    def read(until: float, quiet_s: float = 1e9) -> None:
-        nonlocal ended
-        while (left := until - time.monotonic()) > 0:
-            if not (some := poll.select(min(left, quiet_s))) and quiet_s < left:
-                break
-            for ready, _ in some:
-                reader: Reader = ready.data
-                if count := reader.sock.recv_into(room):
-                    reader.feed(room[:count])
-                else:
-                    poll.unregister(reader.sock)
-                    ended += 1
-
-    read(time.monotonic() + 30, _QUIET_S)
-    print("ready", flush=True)
-    read(time.monotonic() + warm_s)
-    print("begin", flush=True)
-    ages.seen.clear()
-    counts = [(r.frames, r.bytes) for r in found]
-    began, cpu = time.monotonic(), time.process_time()
-    read(began + seconds)
-    took, cpu = time.monotonic() - began, time.process_time() - cpu
-    frames, size = (sum(now) for now in zip(*((r.frames - f, r.bytes - b) for r, (f, b) in zip(found, counts, strict=True)), strict=True))
-    parsed = sum(r.bytes - b for r, (_, b) in list(zip(found, counts, strict=True))[:parsing])
-    deliveries = len(ages.seen) * size / parsed if parsed else 0.0  # the others get messages of the same size
-    result = {"frames": frames / took, "bytes": size / took, "deliveries": deliveries / took, "load_cpu": cpu / took}
-    print(json.dumps({**result, **ages.quantiles(Path(acks)), "ended": ended, "stopped": len(still)}), flush=True)
-
-
 if __name__ == "__main__":
     stage, given = sys.argv[1], json.loads(sys.argv[2])
-    if stage == "load":
-        load(**given)
-    else:
-        asyncio.run(source(**given) if stage == "source" else plain(**given))
+    asyncio.run(source(**given) if stage == "source" else plain(**given))
