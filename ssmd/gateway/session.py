@@ -28,7 +28,8 @@ _REPLAYS = 2  # that read the journal at a time: each has a fold of its own
 _TURN_S = 2.0  # of waiting for its client, after which a replay makes way where others wait
 _NEARLY = 500  # entries: the rest of a replay is offered at once
 _WIDE_S, _WIDE = 2_000, 50_000  # names and states that requests of one client may take, a second and at once (or ten times all symbols)
-_STRANGE_COST, _NEAR_COST = 4, 500  # of them for an unknown name, and for names like it
+_STRANGE_S, _STRANGE = 200, 4_000  # unknown names of one key, on all its connections, a second and at once; then only requests of few names
+_FEW, _NEAR_COST = 50, 50  # which they are; and what looking for names like one costs
 _ALL = 1 << 62
 _NEAR_FOR = 5  # unknown symbols for which like ones are looked for: each costs milliseconds
 MAX_CHOSEN = 20_000  # symbols times channels that one client's subscriptions may name
@@ -54,6 +55,7 @@ class Sessions:
         self._turns = asyncio.Semaphore(_REPLAYS)
         self._queued = 0  # replays that wait for a turn
         self._wide = Rates(clock, _WIDE_S, _WIDE)
+        self._strange = Rates(clock, _STRANGE_S, _STRANGE)
 
     def receive(self, client: Client, data: bytes) -> None:
         """One message of the client's. What cannot be done is told to it."""
@@ -125,17 +127,24 @@ class Sessions:
         self._wide.burst = max(_WIDE, 10 * everything)
         states = sum(1 if kind == "symbol" else everything for channel, kind, _ in chosen if channel in STATE_CHANNELS)
         taken = self._wide.take(client.id, states + len(symbols))
-        if not taken.allowed:
-            raise CallerError(f"that is too much so soon after what you asked before: ask again in {ceil(taken.wait_s)} s, or for less")
+        guessed = self._strange.take(client.who, 0)
+        wait_s = 0.0 if taken.allowed else taken.wait_s
+        if len({name for *_, name in chosen}) > _FEW and guessed.left < _STRANGE // 4:
+            wait_s = max(wait_s, (_STRANGE // 4 - guessed.left) / _STRANGE_S)
+        if wait_s:
+            raise CallerError(f"that is too much so soon after what you asked before: ask again in {ceil(wait_s)} s, or for less")
         strange = self.views.strange(symbols)
-        unknown = [m.Unknown(name, known_as=self.views.group_of(name) or "") for name in sorted(strange)]
+        unknown = [m.Unknown(name) for name in sorted(strange)]
         for group in m.GROUPS:  # their markets may still come
-            names = sorted({name for _, kind, name in chosen if kind == group})
-            unknown += [m.Unknown(name, kind=group) for name in names if not self.views.has(group, name)]
-        likened = [u for u in unknown if not u.known_as][:_NEAR_FOR]
-        self._wide.take(client.id, min(taken.left, _STRANGE_COST * len(unknown) + _NEAR_COST * len(likened)))
-        for one in likened:
-            one.near = self.views.near(one.name, one.kind)
+            unknown += [m.Unknown(name, kind=group) for name in self.views.lacking(group, {n for _, kind, n in chosen if kind == group})]
+        self._strange.take(client.who, min(guessed.left, len(unknown)))
+        for one in unknown[:_NEAR_FOR]:
+            if not self._strange.take(client.who, _NEAR_COST).allowed:
+                break
+            if one.kind == "symbol":
+                one.known_as = self.views.group_of(one.name) or ""
+            if not one.known_as:
+                one.near = self.views.near(one.name, one.kind)
         return frozenset(s for s in chosen if s[1] != "symbol" or s[2] not in strange), unknown
 
     def _count(self, chosen: frozenset[Selector]) -> int | None:

@@ -293,16 +293,14 @@ class Views:
 
     def group_of(self, name: str) -> m.Group | None:
         """What `name` is the name of, if not of a symbol."""
-        return next((kind for kind in m.GROUPS if self.has(kind, name)), None)
+        return next((kind for kind in m.GROUPS if not self.lacking(kind, [name])), None)
 
-    def has(self, kind: m.Group, name: str) -> bool:
-        """Whether there is a market of this series or category, as far as is known."""
-        if name in self._groups[kind] or (kind == "series" and "-" not in name and self._begins(f"{name}-")):
-            return True
+    def lacking(self, kind: m.Group, names: Iterable[str]) -> list[str]:
+        """Those of the names, sorted, of which series or category there is no market, as far as is known."""
+        found = {n for n in names if n not in self._groups[kind] and not (kind == "series" and "-" not in n and self._begins(f"{n}-"))}
         with suppress(StorageError):
-            sql = f"SELECT 1 FROM markets WHERE {kind} = ? LIMIT 1"  # noqa: S608 (a column)
-            return bool(self._markets and list(self._markets.query(sql, (name,))))
-        return False
+            found -= self._markets.groups_of(kind, found) if self._markets and found else set()
+        return sorted(found)
 
     def _begins(self, start: str) -> bool:
         """Whether a captured symbol begins so."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -253,10 +253,20 @@ class View:
 
     def known_of(self, symbols: Iterable[str]) -> set[str]:
         """Those of `symbols` that were ever there."""
-        wanted, found = list(symbols), set[str]()
+        return self._among("symbol", symbols)
+
+    def groups_of(self, kind: Literal["series", "category"], names: Iterable[str]) -> set[str]:
+        """Those of `names` that there is a market of."""
+        return self._among(kind, names)
+
+    def _among(self, column: str, values: Iterable[str]) -> set[str]:
+        wanted, found = list(values), set[str]()
         for at in range(0, len(wanted), _ASKED):
             some = wanted[at : at + _ASKED]
-            found.update(name for (name,) in self.query(f"SELECT symbol FROM markets WHERE symbol IN ({','.join('?' * len(some))})", some))  # noqa: S608
+            # One look into the index for each, however many markets a group has.
+            rows = ",".join(["(?)"] * len(some))
+            sql = f"WITH asked(name) AS (VALUES {rows}) SELECT name FROM asked WHERE EXISTS (SELECT 1 FROM markets WHERE {column} = name)"  # noqa: S608
+            found.update(name for (name,) in self.query(sql, some))
         return found
 
     def rows(self, symbols: Iterable[str]) -> dict[str, Row]:

@@ -140,8 +140,15 @@ def test_thousands_of_unknown_names_are_not_looked_up_again_and_again(served: Se
         # Who asks for little is still served, and so is everybody else.
         pong = asked(ws, {"op": "ping", "id": "here"}, lambda m: m["type"] == "pong")
         assert pong["id"] == "here"
+    few = {**request, "symbols": [GOLD, "NO-1"]}
     with connect(f"ws://127.0.0.1:{served.port}/v1/stream", compression=None, max_size=4 << 20) as ws:
-        assert asked(ws, request, lambda m: m["type"] in {"subscribed", "error"})["type"] == "subscribed"
+        refused = asked(ws, request, lambda m: m["type"] in {"subscribed", "error"})
+        assert "ask again in" in refused["message"], "another connection of the same key begins no new count"
+        assert asked(ws, few, lambda m: m["type"] in {"subscribed", "error"})["unknown"] == [{"name": "NO-1"}], "not looked for like ones"
+        for group in ("series", "category"):
+            wish = {"op": "subscribe", group: [f"NO-{n}" for n in range(1_000)] if group == "series" else "NO"}
+            expected = "error" if group == "series" else "subscribed"
+            assert asked(ws, wish, lambda m: m["type"] in {"subscribed", "error"})["type"] == expected
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is looked at in /proc")
