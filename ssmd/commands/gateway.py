@@ -124,7 +124,7 @@ def list_(*, everything: bool, settings: Settings, output: str) -> None:
             {
                 "id": r["id"], "name": r["name"], "state": r["state"], "scopes": ", ".join(r["scopes"]),
                 "feeds": ", ".join(r["feeds"]) or "all",
-                "created": rfc3339(r["created_ns"])[:10], "by": r["created_by"], "expires": rfc3339(r["expires_ns"])[:16] or "never",
+                "created": rfc3339(r["created_ns"])[:10], "expires": rfc3339(r["expires_ns"])[:16] or "never",
             }
             for r in rows
         ]  # fmt: skip

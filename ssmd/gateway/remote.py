@@ -62,9 +62,16 @@ class RemoteGateway:
             connection.request(method, path, msgspec.json.encode(body) if body is not None else None, headers)
             answer = connection.getresponse()
             data = answer.read(_MOST)
+        except ssl.SSLCertVerificationError as error:
+            raise CallerError(
+                f"{self.url}: its certificate is not trusted ({error.verify_message}); SSL_CERT_FILE names the file of who signed it"
+            ) from None
         except (OSError, HTTPException) as error:
             said = getattr(error, "strerror", None) or error or type(error).__name__
-            raise SsmdError(f"{self.url} does not answer: {said}; is `ssmd run gateway` running there? --gateway names another") from None
+            other = "" if isinstance(error, ConnectionRefusedError) else f", does it speak {'http' if self._secure else 'https'}"
+            raise SsmdError(
+                f"{self.url} does not answer: {said}; is `ssmd run gateway` running there{other}? --gateway names another"
+            ) from None
         finally:
             connection.close()
         if answer.status == 200:

@@ -128,6 +128,7 @@ def test_a_gateway_that_is_not_there_or_wants_another_key(served: Served) -> Non
     away = ran(served, "client", "list", "--gateway", "http://127.0.0.1:1")
     assert away.returncode == 2
     assert "ssmd run gateway" in away.stderr
+    assert "does it speak http?" in ran(served, "client", "list", "--gateway", f"https://127.0.0.1:{served.port}").stderr
     for url in ("127.0.0.1:8080", "ftp://x", "http://key@127.0.0.1", "http://127.0.0.1/v1", "http://127.0.0.1:x"):
         assert "http://HOST:PORT" in ran(served, "client", "list", "--gateway", url).stderr, url
     wrong = ran(served, "client", "list", SSMD_GATEWAY_KEY="ssmd_x_secret")

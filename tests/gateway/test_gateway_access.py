@@ -23,6 +23,9 @@ from cryptography.x509.oid import NameOID
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from journal.errors import CallerError
+from ssmd.gateway.remote import RemoteGateway
+from ssmd.keys.secret import Secret
 from tests.gateway.served import GOLD, Served, command, environ, gateway, seeded
 
 ANYWHERE = "0.0.0.0"  # noqa: S104  (that it is refused, or asks for keys, is what is tested)
@@ -310,6 +313,8 @@ def test_tls_by_files_and_a_key_on_loopback_where_the_environment_says_so(served
 
         assert ask("").startswith(b"HTTP/1.1 401")
         assert ask(f"Authorization: Bearer {text}\r\n").startswith(b"HTTP/1.1 200")
+        with pytest.raises(CallerError, match=r"is not trusted .*; SSL_CERT_FILE names"):
+            RemoteGateway(f"https://127.0.0.1:{secure.port}", Secret(text)).clients()
 
 
 def test_tls_files_that_are_none_are_named(tmp_path: Path) -> None:
