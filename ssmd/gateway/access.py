@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from journal.clock import Clock, pause
-from journal.errors import CallerError
+from journal.errors import CallerError, HoleInStream, JournalUnavailable, StoreError
 from journal.protocols import JournalReader
-from ssmd.gateway.keys import ClientKey, learn, parse_key, stream_of
+from ssmd.gateway.keys import ClientKey, learn, parse_key, read_all, stream_of
 from ssmd.gateway.problem import Problem
 
 LOOPBACK = "loopback"  # who asks without a key
@@ -25,6 +25,8 @@ _KEY_PROTOCOL = "ssmd.key."
 _PROXIED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 _NOBODY = ClientKey("", "", "0" * 64, (), (), 0, "")  # what the secret of an unknown key is compared with
 _EXPIRY_S = 0.5
+_AGAIN_S = 1.0
+_FIRST_S = 10.0  # for an entry that is there
 
 
 _Closing = dict[str, set[Callable[[str], object]]]  # by key
@@ -193,10 +195,12 @@ class Gatekeeper:
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Keys are not followed any more: nobody is let in with what may be old."""
         if not task.cancelled() and (error := task.exception()):
-            self.error = f"{type(error).__name__}: {error}"
-            for key in {*self._open, *self._asked}:
-                if key not in {"", LOOPBACK}:
-                    self._close(key, "keys cannot be checked just now")
+            self._shut(f"{type(error).__name__}: {error}")
+
+    def _shut(self, why: str) -> None:
+        self.error = why
+        for key in {*self._open, *self._asked} - {"", LOOPBACK}:
+            self._close(key, "keys cannot be checked just now")
 
     def _close(self, key: str, why: str) -> None:
         for close in (*self._open.get(key, ()), *self._asked.get(key, ())):
@@ -205,23 +209,44 @@ class Gatekeeper:
     # --- following ----------------------------------------------------------------------------------------------------------
 
     async def _follow(self, journal: JournalReader) -> None:
+        """Where the stream has a hole, or is another one than was read, nobody is let in until it is read again from its beginning."""
+        while True:
+            try:
+                await self._know(journal)
+            except HoleInStream as error:
+                self._shut(str(error))
+            except StoreError:
+                if not self.ready.is_set():
+                    raise
+            await self._clock.sleep(_AGAIN_S)
+
+    async def _know(self, journal: JournalReader) -> None:
+        """Until cancelled. Raises `HoleInStream`, `StoreError`."""
         stream = stream_of(self._env)
-        info = await journal.info(stream)
-        last = info.last if info else 0
-        at = 0
-        if last:
-            async with aclosing(journal.read(stream, end=last, subjects=[f"{self._env}.key.events.>"])) as reads:  # type: ignore[type-var]
-                async for records in reads:
-                    for record in records:
-                        learn(self._keys, record)
-            at = last
+        self._keys, newest, start = await read_all(journal, self._env)
+        for number in {*self._open, *self._asked} - self._keys.keys() - {"", LOOPBACK}:
+            self._close(number, "the key is not known any more")
+        for key in self._keys.values():
+            self._end(key)
+        self.error = ""
         self.ready.set()
-        async with aclosing(journal.read(stream, start=at + 1, subjects=[f"{self._env}.key.events.>"], follow=True)) as reads:  # type: ignore[type-var]
-            async for records in reads:
-                for record in records:
-                    key = learn(self._keys, record)
-                    if key and key.revoked_ns:
-                        self._close(key.id, "the key was revoked")
+        # From the last one on, by which the stream is known again. All of it, or a hole would not be seen.
+        read = journal.read(stream, start=newest.sequence if newest else start, follow=True)
+        try:
+            async with asyncio.timeout(_FIRST_S if newest else None) as limit, aclosing(read) as reads:  # type: ignore[type-var]
+                async for records in reads:
+                    limit.reschedule(None)
+                    if newest and records[0].sequence == newest.sequence and records[0] != newest:
+                        raise HoleInStream(f"{stream.name}:{newest.sequence} is another entry than was read: the stream was made anew")
+                    for record in records:
+                        if (changed := learn(self._keys, record)) is not None:
+                            self._end(changed)
+        except TimeoutError:
+            raise JournalUnavailable(f"{stream.name}:{start - 1} is not read again within {_FIRST_S:g} s") from None
+
+    def _end(self, key: ClientKey) -> None:
+        if key.revoked_ns:
+            self._close(key.id, "the key was revoked")
 
     async def _expire(self, stop: asyncio.Event) -> None:
         while True:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hmac
 import re
+from contextlib import aclosing
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -63,7 +64,7 @@ def stream_of(env: str) -> Stream:
 
 
 def learn(keys: dict[str, ClientKey], record: Record) -> ClientKey | None:
-    """Fold one entry of the key stream into `keys`; the key it was about, None where it was about another kind of key."""
+    """Fold one entry of the key stream into `keys`; the key it was about, if it is a known key of a client."""
     event = record.entry.body
     if not isinstance(event, Event):
         return None
@@ -78,17 +79,40 @@ def learn(keys: dict[str, ClientKey], record: Record) -> ClientKey | None:
             name, state["label"], state["digest"], tuple(state["scopes"]), tuple(state["feeds"]), state["at_ns"], event.who, event.why,
             expires_ns=state["expires_ns"],
         )  # fmt: skip
+    elif name not in keys:  # its beginning was purged
+        return None
     else:
         found = msgspec.structs.replace(keys[name], revoked_ns=state["at_ns"], revoked_by=event.who, revoked_why=event.why)
     keys[name] = found
     return found
 
 
+class Known(NamedTuple):
+    """Every key there ever was, by id, oldest first, and the last entry that was read; the next one is `next`."""
+
+    keys: dict[str, ClientKey]
+    newest: Record | None
+    next: int
+
+
+async def read_all(journal: JournalReader, env: str) -> Known:
+    """Keys made before a hole are not known: that they were revoked may be what is missing. Raises `StoreError`."""
+    found, newest, stream = dict[str, ClientKey](), None, stream_of(env)
+    if (info := await journal.info(stream)) is None:
+        return Known(found, None, 1)
+    at = info.first - 1
+    async with aclosing(journal.read(stream, end=info.last, subjects=[f"{env}.key.>"])) as reads:  # type: ignore[type-var]
+        async for records in reads:  # filtered, though by nothing: so holes are passed over
+            for newest in records:
+                if newest.sequence != at + 1:
+                    found.clear()
+                learn(found, newest)
+                at = newest.sequence
+    if at < info.last:
+        found.clear()
+    return Known(found, newest, at + 1)
+
+
 async def read_keys(journal: JournalReader, env: str) -> dict[str, ClientKey]:
-    """Every key there ever was, by id, oldest first. Raises `StoreError`."""
-    found: dict[str, ClientKey] = {}
-    if await journal.info(stream_of(env)) is not None:
-        async for records in journal.read(stream_of(env), subjects=[f"{env}.key.events.>"]):
-            for record in records:
-                learn(found, record)
-    return found
+    """Every key that is known, by id, oldest first. Raises `StoreError`."""
+    return (await read_all(journal, env)).keys
