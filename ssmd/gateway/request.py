@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs
 
@@ -9,7 +10,7 @@ import msgspec
 
 from journal.errors import CallerError
 from ssmd.gateway.buffer import Policy
-from ssmd.gateway.message import CHANNELS
+from ssmd.gateway.message import CHANNELS, Topic
 from ssmd.gateway.refusal import refusal
 
 MAX_MESSAGE = 64 << 10  # bytes
@@ -150,3 +151,12 @@ def selectors(asked: Subscribe) -> frozenset[Selector]:
         if channel == "gap":
             chosen |= {(channel, "symbol", "")} if named else {(channel, "all", "")}
     return frozenset(chosen)
+
+
+def matches(chosen: frozenset[Selector], topic: Topic, kinds: Callable[[str], tuple[str, str]]) -> bool:
+    """`kinds`: series and category of a symbol, "" where not known."""
+    channel, symbol = topic
+    if (channel, "symbol", symbol) in chosen or (channel, "all", "") in chosen:
+        return True
+    series, category = kinds(symbol)
+    return (channel, "series", series) in chosen or (channel, "category", category) in chosen

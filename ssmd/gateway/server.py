@@ -32,9 +32,10 @@ from ssmd.gateway.porch import PER_S, Porch, allow_files
 from ssmd.gateway.probe import Probe
 from ssmd.gateway.rates import Rates
 from ssmd.gateway.register import Register
+from ssmd.gateway.replays import Archives
 from ssmd.gateway.rest import Rest
 from ssmd.gateway.room import Room
-from ssmd.gateway.session import Archives, Sessions
+from ssmd.gateway.session import Sessions
 from ssmd.gateway.stream import Door, StreamProtocol
 from ssmd.gateway.traffic import Traffic
 from ssmd.gateway.views import Views

@@ -5,27 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from math import ceil
-from typing import NamedTuple
 
 from journal.clock import Clock
 from journal.errors import BadSubject, CallerError, SsmdError
-from journal.protocols import JournalReader, Storage
 from journal.subjects import parse_position
 from ssmd.gateway import message as m
 from ssmd.gateway.client import Client, Subscription
 from ssmd.gateway.hub import Hub
-from ssmd.gateway.message import STATE_CHANNELS, Topic, Update
+from ssmd.gateway.message import STATE_CHANNELS
 from ssmd.gateway.rates import Rates
-from ssmd.gateway.request import Configure, Ping, Request, Selector, Snapshot, Subscribe, Unsubscribe, id_of, parse, selectors
-from ssmd.gateway.view import MarketView, block_of
+from ssmd.gateway.replays import Archives, Replays, Rider
+from ssmd.gateway.request import Configure, Ping, Request, Selector, Snapshot, Subscribe, Unsubscribe, id_of, matches, parse, selectors
+from ssmd.gateway.view import MarketView
 from ssmd.gateway.views import Views
 
 MAX_REPLAY = 5_000_000  # entries that are folded again for one client
-_CHUNK = 100  # messages that are offered, and entries that are folded, at a time: about 5 ms
-_FULL = 0.25  # of the buffer: a replay waits until it is emptier
-_WAIT_S = 0.02
-_REPLAYS = 2  # that read the journal at a time: each has a fold of its own
-_TURN_S = 2.0  # of waiting for its client, after which a replay makes way where others wait
 _NEARLY = 500  # entries: the rest of a replay is offered at once
 _WIDE_S, _WIDE = 2_000, 50_000  # names and states that requests of one client may take, a second and at once (or ten times all symbols)
 _STRANGE_S, _STRANGE = 200, 4_000  # unknown names of one key, on all its connections, a second and at once; then only requests of few names
@@ -33,13 +27,6 @@ _FEW, _NEAR_COST = 50, 50  # which they are; and what looking for names like one
 _ALL = 1 << 62
 _NEAR_FOR = 5  # unknown symbols for which like ones are looked for: each costs milliseconds
 MAX_CHOSEN = 20_000  # symbols times channels that one client's subscriptions may name
-
-
-class Archives(NamedTuple):
-    """Where what was missed is read."""
-
-    journal: JournalReader
-    storage: Storage
 
 
 class Sessions:
@@ -50,10 +37,7 @@ class Sessions:
         self.views = views
         self.clock = clock
         self.max_subscriptions = subscriptions
-        self._archives = archives
-        self._feed = feed
-        self._turns = asyncio.Semaphore(_REPLAYS)
-        self._queued = 0  # replays that wait for a turn
+        self._replays = Replays(archives, clock, feed=feed, kinds=views.kinds)
         self._wide = Rates(clock, _WIDE_S, _WIDE)
         self._strange = Rates(clock, _STRANGE_S, _STRANGE)
 
@@ -171,7 +155,7 @@ class Sessions:
         topics = dict.fromkeys(self.hub.topics(chosen))
         for subscription in client.subscriptions.values():
             if subscription.task:  # what it missed comes first: a snapshot of now would be followed by older messages
-                later = [topic for topic in topics if self._matches(subscription.selectors, topic)]
+                later = [topic for topic in topics if matches(subscription.selectors, topic, self.views.kinds)]
                 subscription.owed.update(dict.fromkeys(later))
                 topics = {topic: None for topic in topics if topic not in subscription.owed}
         client.owe(topics)
@@ -196,75 +180,23 @@ class Sessions:
     async def _resume(self, client: Client, subscription: Subscription, places: Sequence[tuple[MarketView, int]]) -> None:
         """Send what was missed, as fast as the client takes it, then attach the subscription."""
         chosen = {s for s in subscription.selectors if subscription.mode != "realtime" or s[0] == "day"}  # of which the present is enough
-        done = dict(places)
+        realtime = subscription.mode == "realtime"
+        riders = {view: Rider(client, subscription.selectors, realtime, sequence) for view, sequence in places}
         try:
-            while any(sequence < view.recent.since or view.position - sequence > _NEARLY for view, sequence in done.items()):
-                for view, sequence in done.items():
-                    done[view] = await self._replay(client, subscription, view, sequence)
+            while any(r.sequence < view.recent.since or view.position - r.sequence > _NEARLY for view, r in riders.items()):
+                for view, rider in riders.items():
+                    if rider.sequence < view.recent.since:
+                        await self._replays.bring(view, rider)
+                    await self._replays.remember(view, rider)
         except SsmdError as error:
             client.tell(m.Failed(code="resume_failed", message=f"{error}; snapshots follow instead"))
-            chosen, done = set(subscription.selectors), {}
+            chosen, riders = set(subscription.selectors), {}
         # Nothing is awaited from here on, so nothing comes in between.
         self.hub.distribute()
-        for view, sequence in done.items():
-            self._offer(client, subscription, view.recent.behind(sequence, _ALL))
+        for view, rider in riders.items():
+            self._replays.offer(rider, view.recent.behind(rider.sequence, _ALL))
         subscription.task = None
         subscription.attached = True
         self.hub.regroup(client)
         client.owe([*subscription.owed, *self.hub.topics(chosen)])
         subscription.owed.clear()
-
-    async def _replay(self, client: Client, subscription: Subscription, view: MarketView, sequence: int) -> int:
-        """Send what came behind `sequence`; up to where."""
-        if sequence < view.recent.since:
-            await self._has_room(client)
-            self._queued += 1
-            try:
-                await self._turns.acquire()
-            finally:
-                self._queued -= 1
-            try:
-                return await self._fold_again(client, subscription, view, sequence)
-            finally:
-                self._turns.release()
-        while some := view.recent.behind(sequence, _CHUNK):
-            await self._has_room(client)
-            self._offer(client, subscription, some)
-            sequence = some[-1].sequence
-            if sequence < view.recent.since:  # the client is slower than the market
-                return sequence
-        return view.position
-
-    async def _fold_again(self, client: Client, subscription: Subscription, view: MarketView, sequence: int) -> int:
-        """Send what came behind `sequence` from the journal, until memory has the rest or others need the turn more; up to where."""
-        past, left_s = MarketView(view.stream, self._feed, recent=0), _TURN_S
-        await past.start(self._archives.journal, self._archives.storage, upto=sequence)
-        async for records in self._archives.journal.read(view.stream, start=sequence + 1, end=view.position):
-            for at in range(0, len(records), _CHUNK):
-                left_s = await self._has_room(client, left_s)
-                if left_s <= 0 and self._queued:  # it waits again behind the others, and goes on from here
-                    return past.position
-                self._offer(client, subscription, past.changes(block_of(records[at : at + _CHUNK])))
-            if past.position >= view.recent.since:
-                break
-        return past.position
-
-    async def _has_room(self, client: Client, left_s: float = float("inf")) -> float:
-        """Return when the client's buffer has some, or `left_s` are over and others wait for a turn; what is left of them."""
-        await self.clock.sleep(0)
-        while client.buffer.fill > _FULL and (left_s > 0 or not self._queued):
-            await self.clock.sleep(_WAIT_S)
-            left_s -= _WAIT_S
-        return left_s
-
-    def _offer(self, client: Client, subscription: Subscription, updates: Sequence[Update]) -> None:
-        realtime = subscription.mode == "realtime"
-        chosen = subscription.selectors
-        client.offer([u for u in updates if (realtime or u.channel not in STATE_CHANNELS) and self._matches(chosen, u.topic)])
-
-    def _matches(self, chosen: frozenset[Selector], topic: Topic) -> bool:
-        channel, symbol = topic
-        if (channel, "symbol", symbol) in chosen or (channel, "all", "") in chosen:
-            return True
-        series, category = self.views.kinds(symbol)
-        return (channel, "series", series) in chosen or (channel, "category", category) in chosen

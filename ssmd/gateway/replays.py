@@ -1,0 +1,157 @@
+"""What clients missed and memory no longer has: the journal is folded again once for all who wait, not once for each.
+
+A run begins where somebody waits. Whoever waits where the fold comes by gets on, is given the same messages as the others on board, encoded
+once, and gets off where memory has the rest. Those that do not take what they are given keep the others for `_PATIENCE_S` of a run; then
+they are left behind, and a later run goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from journal.clock import Clock
+from journal.protocols import JournalReader, Storage
+from ssmd.gateway.client import Batch, Client
+from ssmd.gateway.message import STATE_CHANNELS, Update
+from ssmd.gateway.request import Selector, matches
+from ssmd.gateway.view import MarketView, block_of
+
+CHUNK = 100  # messages that are offered, and entries that are folded, at a time: about 5 ms
+_FULL = 0.25  # of a buffer: who has more gets nothing just now
+_WAIT_S = 0.02
+_PATIENCE_S = 2.0  # of a run, for all who are full
+_SPAN = 50_000  # entries of a run, where others wait for the next: seconds
+_AT_ONCE = 20  # who get a chunk before the loop's other work has its turn
+
+
+class Archives(NamedTuple):
+    """Where what was missed is read."""
+
+    journal: JournalReader
+    storage: Storage
+
+
+@dataclass(eq=False)
+class Rider:
+    """Who had all up to `sequence`, and wants the messages behind it that `chosen` chooses: of states only if `realtime`."""
+
+    client: Client
+    chosen: frozenset[Selector]
+    realtime: bool
+    sequence: int
+    done: asyncio.Future[None] = field(default_factory=asyncio.Future)
+
+    @property
+    def is_full(self) -> bool:
+        return self.client.buffer.fill > _FULL
+
+
+class Replays:
+    """Of all streams: one run of each at a time. `kinds`: series and category of a symbol."""
+
+    def __init__(self, archives: Archives, clock: Clock, *, feed: str, kinds: Callable[[str], tuple[str, str]]) -> None:
+        self._archives, self._clock, self._feed, self._kinds = archives, clock, feed, kinds
+        self._riders: dict[MarketView, dict[Rider, None]] = {}  # those who wait longest first
+        self._runs: dict[MarketView, asyncio.Task[None]] = {}
+
+    async def bring(self, view: MarketView, rider: Rider) -> None:
+        """Give it what is not in memory any more, as fast as it takes it: its `sequence` is where memory goes on. Raises `SsmdError`."""
+        riders = self._riders.setdefault(view, {})
+        riders[rider] = None
+        if (run := self._runs.get(view)) is None or run.done():
+            run = self._runs[view] = asyncio.create_task(self._serve(view, riders), name=f"replay {view.stream.name}")
+        try:
+            await asyncio.wait({rider.done, run}, return_when=asyncio.FIRST_COMPLETED)
+            if not rider.done.done():
+                run.result()
+        finally:
+            riders.pop(rider, None)
+            if not riders and self._runs.get(view) is run:
+                del self._runs[view]
+                run.cancel()
+
+    async def remember(self, view: MarketView, rider: Rider) -> None:
+        """Give it what is in memory, until that is all, or memory has moved on without it."""
+        while rider.sequence >= view.recent.since and (some := view.recent.behind(rider.sequence, CHUNK)):
+            await self._clock.sleep(0)
+            while rider.is_full:
+                await self._clock.sleep(_WAIT_S)
+            self.offer(rider, some)
+            rider.sequence = some[-1].sequence
+
+    def offer(self, rider: Rider, updates: Sequence[Update]) -> None:
+        rider.client.offer(self._chosen(rider, updates))
+
+    def _chosen(self, rider: Rider, updates: Sequence[Update]) -> list[Update]:
+        wanted, kinds = rider.chosen, self._kinds
+        return [u for u in updates if (rider.realtime or u.channel not in STATE_CHANNELS) and matches(wanted, u.topic, kinds)]
+
+    # --- a run --------------------------------------------------------------------------------------------------------------
+
+    async def _serve(self, view: MarketView, riders: dict[Rider, None]) -> None:
+        while riders:
+            if ready := [rider for rider in riders if not rider.is_full]:
+                await self._run(view, riders, ready)
+            else:
+                await self._clock.sleep(_WAIT_S)
+            _let_off(view, riders)
+
+    async def _run(self, view: MarketView, riders: dict[Rider, None], ready: list[Rider]) -> None:
+        """Begin where the one that waits longest is, or somebody shortly before; end where nobody is on board."""
+        first = ready[0].sequence
+        begin = min(rider.sequence for rider in ready if first - _SPAN <= rider.sequence <= first)
+        past, left_s = MarketView(view.stream, self._feed, recent=0), _PATIENCE_S
+        await past.start(self._archives.journal, self._archives.storage, upto=begin)
+        async with aclosing(self._archives.journal.read(view.stream, start=begin + 1, end=view.position)) as reads:  # type: ignore[type-var]
+            async for records in reads:
+                for at in range(0, len(records), CHUNK):
+                    some = records[at : at + CHUNK]
+                    await self._clock.sleep(0)
+                    while True:
+                        _let_off(view, riders)
+                        ahead = [rider for rider in riders if rider.sequence >= past.position]
+                        reached = [rider for rider in ahead if rider.sequence < some[-1].sequence]
+                        full = {rider for rider in reached if rider.is_full}
+                        if not full or (left_s <= 0 and len(full) < len(riders)):
+                            break
+                        await self._clock.sleep(_WAIT_S)
+                        left_s -= _WAIT_S
+                    if not ahead:
+                        return
+                    if past.position - begin > _SPAN and len(ahead) < len(riders):
+                        for rider in ahead:  # others have the next run
+                            del riders[rider]
+                            riders[rider] = None
+                        return
+                    before, updates = past.position, past.changes(block_of(some))
+                    await self._give(riders, [rider for rider in reached if rider not in full], before, updates, past.position)
+
+    async def _give(self, riders: dict[Rider, None], reached: list[Rider], before: int, updates: list[Update], upto: int) -> None:
+        same: dict[tuple[frozenset[Selector], bool], Batch] = {}
+        for number, rider in enumerate(reached):
+            if number % _AT_ONCE == _AT_ONCE - 1:
+                await self._clock.sleep(0)
+            if rider not in riders:
+                continue
+            if rider.sequence > before:  # it got on within
+                batch = Batch(self._chosen(rider, [u for u in updates if u.sequence > rider.sequence]))
+            elif (found := same.get((rider.chosen, rider.realtime))) is not None:
+                batch = found
+            else:
+                batch = same[rider.chosen, rider.realtime] = Batch(self._chosen(rider, updates))
+            if batch.updates:
+                rider.client.deliver(batch)
+            rider.sequence = upto
+
+
+def _let_off(view: MarketView, riders: dict[Rider, None]) -> None:
+    """Those for whom memory has the rest."""
+    for rider in tuple(riders):
+        if rider.sequence >= view.recent.since:
+            del riders[rider]
+            if not rider.done.done():
+                rider.done.set_result(None)
