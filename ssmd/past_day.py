@@ -23,6 +23,7 @@ from journal.subjects import Stream
 from replay.clock import FollowingClock
 from replay.pace import Pace, Step, Times
 from ssmd.gateway.answers import Replay
+from ssmd.gateway.client import Client
 from ssmd.gateway.server import Gateway
 from ssmd.keys.secret import Secret
 from ssmd.metadata import environment as spec
@@ -36,6 +37,7 @@ from ssmd.wiring import choose_streams, day_rule, open_journal, open_objects, op
 HOST = "127.0.0.1"
 _BESIDE = ("secmaster", "day")  # streams that are released with the market
 _GONE_S, _POLL_S, _TAKEN_S = 15.0, 0.1, 0.002
+_WAITING, _WAITING_BYTES = 500, 256 << 10  # for a client
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,16 @@ class PastDay:
         self._phase = f"{day} happens again, from {release.positions} on"
         stepping = isinstance(chosen.pace, Step)
 
+        released = [0] * len(release.reruns)
+
         async def taken() -> None:
-            for rerun, view in zip(release.reruns, gateway.views.shards, strict=True):
-                while view.position < rerun.last:
+            """What was released before the newest run: the journal writes that one meanwhile."""
+            for at, (rerun, view) in enumerate(zip(release.reruns, gateway.views.shards, strict=True)):
+                while view.position < (rerun.last if stepping else released[at]):
                     await self._clock.sleep(_TAKEN_S)
-            await self._clock.sleep(_TAKEN_S)  # to the clients' buffers
-            while any(c.paused or c.buffer.pending[0] for c in gateway.hub.clients.values()):
+                released[at] = rerun.last
+            await self._clock.sleep(0)  # to the clients' buffers
+            while any(_busy(client) for client in gateway.hub.clients.values()):
                 await self._clock.sleep(_TAKEN_S)
             if stepping:
                 self._phase = f"{day} is at {release.positions}, {rfc3339(gateway.clock.wall_ns())}"
@@ -154,8 +160,15 @@ class PastDay:
             """Who cannot keep the pace is treated as ever."""
 
         await release.run(chosen.pace, untaken if isinstance(chosen.pace, Times) else taken)
+        await taken()
         self._say("over")
         self._phase = f"{day} is over at {release.positions}, and is served until Ctrl-C"
+
+
+def _busy(client: Client) -> bool:
+    """Whether it has to take something first. Far from where its buffer would say that it lags."""
+    messages, size, _ = client.buffer.pending
+    return client.paused or messages > _WAITING or size > _WAITING_BYTES
 
 
 async def _both(serving: Coroutine[Any, Any, None], releasing: Coroutine[Any, Any, None]) -> None:
