@@ -22,7 +22,7 @@ import msgspec
 from journal.cache import cache_key
 from journal.clock import Clock
 from journal.entry import canonical_json
-from journal.errors import BadObject, StoreError
+from journal.errors import BadObject, CacheError, StoreError
 from journal.protocols import Cache, CacheChange, JournalReader
 from ssmd.gateway.answers import Check
 from ssmd.gateway.message import Topic, amount, when
@@ -89,7 +89,8 @@ class SharedQuotes:
             try:
                 self.status = await self.catch_up()
             except StoreError as error:
-                self.status = f"{self.key('position')}: not up to date: {type(error).__name__}"
+                who = "the cache" if isinstance(error, CacheError) else "the journal or the archive"  # not where: readers are told, too
+                self.status = f"{self.key('position')}: not up to date: {who} does not answer, or refuses"
                 pause_s = _AGAIN_S
             except _Elsewhere:
                 pass
