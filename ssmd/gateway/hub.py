@@ -38,8 +38,8 @@ class State(Protocol):
         """Series and category of a symbol, "" where not known."""
         ...
 
-    def matching(self, selector: Selector) -> Iterable[str]:
-        """Symbols of which there is something that `selector` chooses."""
+    def symbols(self) -> Iterable[str]:
+        """Every symbol of which anything is known."""
         ...
 
 
@@ -225,9 +225,18 @@ class Hub:
     def topics(self, chosen: Iterable[Selector]) -> list[Topic]:
         """The state-like topics that selectors choose just now."""
         found: dict[Topic, None] = {}
-        for selector in sorted(chosen):
-            if selector[0] in STATE_CHANNELS:
-                found.update(dict.fromkeys((selector[0], symbol) for symbol in self.state.matching(selector)))
+        groups: dict[tuple[str, str], list[str]] = {}  # channels of which a series or category is chosen
+        for channel, kind, name in sorted(s for s in chosen if s[0] in STATE_CHANNELS):
+            if kind == "symbol":
+                found[channel, name] = None
+            elif kind == "all":
+                found.update(dict.fromkeys((channel, symbol) for symbol in self.state.symbols()))
+            else:
+                groups.setdefault((kind, name), []).append(channel)
+        for symbol in self.state.symbols() if groups else ():  # once, however many are chosen
+            series, category = self.state.kinds(symbol)
+            for channel in (*groups.get(("series", series), ()), *groups.get(("category", category), ())):
+                found[channel, symbol] = None
         return list(found)
 
     def set_mode(self, client: Client, mode: str, interval_ms: int, reason: str = "") -> None:

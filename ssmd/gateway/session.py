@@ -109,7 +109,9 @@ class Sessions:
         symbols = {name for _, kind, name in chosen if kind == "symbol" and name}
         everything = len(self.views.symbols())
         self._wide.burst = max(_WIDE, 10 * everything)
-        states = sum(1 if kind == "symbol" else everything for channel, kind, _ in chosen if channel in STATE_CHANNELS)
+        kept = [(channel, kind) for channel, kind, _ in chosen if channel in STATE_CHANNELS]
+        broad = {channel for channel, kind in kept if kind != "symbol"}
+        states = len(broad) * everything + sum(kind == "symbol" for _, kind in kept)
         taken = self._wide.take(client.id, states + len(symbols))
         guessed = self._strange.take(client.who, 0)
         wait_s = 0.0 if taken.allowed else taken.wait_s

@@ -21,7 +21,6 @@ from projections.trades import TradeView
 from ssmd.gateway import message as m
 from ssmd.gateway.message import Update, when
 from ssmd.gateway.problem import Problem
-from ssmd.gateway.request import Selector
 from ssmd.gateway.view import MarketView, Publish
 from ssmd.secmaster.query import near
 from ssmd.secmaster.view import View as Markets
@@ -273,16 +272,6 @@ class Views:
                 return symbol.partition("-")[0], ""
             found = self._kinds[symbol]
         return found
-
-    def matching(self, selector: Selector) -> Iterable[str]:
-        """Symbols of which there is something that `selector` chooses."""
-        _, kind, name = selector
-        if kind == "symbol":
-            return (name,)
-        if kind == "all":
-            return self.symbols()
-        at = 0 if kind == "series" else 1
-        return [symbol for symbol in self.symbols() if self.kinds(symbol)[at] == name]
 
     def strange(self, symbols: Iterable[str]) -> set[str]:
         """Those that are no markets, as far as is known: neither captured nor in the security master."""

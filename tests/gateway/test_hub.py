@@ -12,7 +12,6 @@ from ssmd.gateway.buffer import Policy
 from ssmd.gateway.client import Client
 from ssmd.gateway.hub import Hub
 from ssmd.gateway.message import Topic, TradeData, Update
-from ssmd.gateway.request import Selector
 from tests.gateway.rig import until
 
 WRITE_S = 0.02
@@ -32,8 +31,7 @@ class Nothing:
         del symbol
         return "", ""
 
-    def matching(self, selector: Selector) -> Iterable[str]:
-        del selector
+    def symbols(self) -> Iterable[str]:
         return ()
 
 
@@ -102,3 +100,27 @@ def test_who_is_still_being_told_what_it_missed_is_told_no_position_that_it_has_
 
     assert asyncio.run(heartbeat(attached=True)) == ["s:5"]
     assert asyncio.run(heartbeat(attached=False)) == []
+
+
+class Many(Nothing):
+    """A thousand markets of ten series; counts how often one is asked of what kind it is."""
+
+    asked = 0
+
+    def kinds(self, symbol: str) -> tuple[str, str]:
+        self.asked += 1
+        return symbol.partition("-")[0], "crypto"
+
+    def symbols(self) -> Iterable[str]:
+        return [f"S{n % 10}-{n}" for n in range(1_000)]
+
+
+def test_however_many_series_are_chosen_each_market_is_looked_at_once() -> None:
+    """A request of 2,000 series of 100,000 markets held everybody up for more than 20 s."""
+    state = Many()
+    chosen = {(channel, "series", f"S{n}") for n in range(5, 2_000) for channel in ("book", "bbo", "trade")}
+    found = Hub(state, WallClock()).topics({*chosen, ("ticker", "category", "crypto"), ("market", "symbol", "S0-0")})
+    assert len(found) == len(set(found)) == 2 * 500 + 1_000 + 1
+    assert ("book", "S7-7") in found
+    assert ("bbo", "S1-1") not in found
+    assert state.asked == 1_000
