@@ -64,6 +64,7 @@ class PastDay:
             )
         self._settings, self._clock, self._chosen, self._port = settings, clock, chosen, port
         self._phase = "opening the day"
+        self._whole = True  # whether the day has ended
         self._stopping = asyncio.Event()
         self.gateway: Gateway | None = None
 
@@ -96,6 +97,7 @@ class PastDay:
         settings, chosen, now = self._settings, self._chosen, FollowingClock()
         rule = day_rule(settings)
         opens_ns, ends_ns = (rule.opens_ns(to_date(chosen.day) + timedelta(days=n)) for n in (0, 1))
+        self._whole = ends_ns <= self._clock.wall_ns()
         async with AsyncExitStack() as stack:
             journal, archive = await stack.enter_async_context(open_readers(settings, self._clock, chosen.origin))
             reader = journal or archive
@@ -162,7 +164,8 @@ class PastDay:
         await release.run(chosen.pace, untaken if isinstance(chosen.pace, Times) else taken)
         await taken()
         self._say("over")
-        self._phase = f"{day} is over at {release.positions}, and is served until Ctrl-C"
+        ended = "is over" if self._whole else "is over as far as it was journalled by then,"
+        self._phase = f"{day} {ended} at {release.positions}, and is served until Ctrl-C"
 
 
 def _busy(client: Client) -> bool:

@@ -160,6 +160,13 @@ def test_it_opens_with_the_books_of_the_day_before_and_knows_nothing_of_what_is_
                         await next_of(ws, "subscribed")
                         await until(lambda: "is over" in served.status, "the day is over")
                     assert served.status.endswith(f"is over at {STREAM.name}:800, and is served until Ctrl-C")
+                    late = Checked()
+                    async with client_of(port_of(served)) as ws:
+                        await send(ws, op="subscribe", channels=["trade"], symbols=["*"], resume=f"{STREAM.name}:300")
+                        assert (await next_of(ws, "subscribed"))["resumed"] is True
+                        await follow(ws, late, served)
+                    trades = {s: [at for at in found if 300 < at <= 800] for s, found in history.trades.items()}
+                    assert {s: [at for at, *_ in found] for s, found in late.trades.items()} == trades
                     past = await ask(served, f"markets/KXA-1/book?as_of={STREAM.name}:500")
                     assert int(past["position"].rpartition(":")[2]) <= 500
 
