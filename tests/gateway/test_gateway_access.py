@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -213,6 +213,35 @@ def test_no_secret_is_kept_or_told(served: Served) -> None:
     assert secret.encode() not in stored
     assert b"whispered" in stored
     assert ssmd(served.data, "key", "audit") == []
+
+
+def test_a_key_that_is_sent_where_none_belongs_is_told_to_nobody(served: Served) -> None:
+    """In the URL, twice, in another header, in a body, in what is no HTTP: not in the answer, the log, the measures or the journal."""
+    _, key = make(served, "spilled", "--scope", "admin")
+    secret = key.rpartition("_")[2]
+    heads = [
+        f"GET /v1/markets?key={key} HTTP/1.1", f"GET /v1/markets?{secret} HTTP/1.1", f"GET /v1/stream?token={key} HTTP/1.1",
+        f"GET /v1/health HTTP/1.1\r\nAuthorization: Bearer {key}\r\nAuthorization: Bearer {key}",
+        f"GET /v1/health HTTP/1.1\r\nAuthorization: Bearer {key} {secret}", f"GET /v1/health HTTP/1.1\r\nAuthorization: {key}",
+        f"GET /v1/health HTTP/1.1\r\nHost: {secret}\r\nAuthorization: Bearer {key}", f"NONSENSE {key}", f"GET {key} HTTP/1.1",
+        f"GET /v1/health HTTP/1.1\r\nAuthorization: Bearer {key}\x00", f"GET /v1/health HTTP/9.9\r\nAuthorization: Bearer {key}",
+        f"GET /v1/stream HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Protocol: ssmd.key.{key}x",
+        f"GET /v1/stream HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {secret}\r\nAuthorization: Bearer {key}",
+    ]  # fmt: skip
+    for head in heads:
+        with closing(socket.create_connection(("127.0.0.1", served.port), 20)) as stream:
+            stream.sendall(f"{head}\r\nConnection: close\r\n\r\n".encode())
+            stream.settimeout(1)  # a stream stays open
+            said = b""
+            with suppress(OSError):
+                while data := stream.recv(65_536):
+                    said += data
+        assert secret.encode() not in said, (head.replace(secret, "…"), said)
+    answer = served.ask("/v1/clients/c9/mode", "POST", key=key, body={"mode": "latest", "token": secret})
+    assert secret.encode() not in answer.data
+    assert secret.encode() not in served.ask("/metrics", key=key).data
+    assert secret not in served.log
+    assert secret.encode() not in b"".join(path.read_bytes() for path in served.data.rglob("*") if path.is_file())
 
 
 # --- loopback ---------------------------------------------------------------------------------------------------------------

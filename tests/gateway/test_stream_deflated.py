@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import zlib
@@ -161,12 +162,49 @@ async def bombs(gateway: Gateway, journal: JetStreamJournal, market: Market) -> 
         assert (await next_of(ws, "pong"))["id"] == "deflated"
 
 
+async def floods(gateway: Gateway, journal: JetStreamJournal, market: Market) -> None:
+    """What is cheap to send and large when inflated, again and again, whole and in fragments without end: cut off as plain floods are."""
+    del journal, market
+
+    def packed(text: bytes) -> bytes:
+        packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+        return (packer.compress(text) + packer.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+    def frame(first: int, data: bytes) -> bytes:
+        size = bytes((0x80 | len(data),)) if len(data) < 126 else bytes((0xFE,)) + len(data).to_bytes(2)
+        return bytes((first,)) + size + bytes(4) + data
+
+    ping, large = packed(b'{"op":"ping"}'), packed(b'{"op":"ping","id":"' + b"x" * 64_000 + b'"}')
+    assert len(large) < 200
+    attacks = {
+        "small": frame(0xC1, ping) * 30_000,
+        "large": frame(0xC1, large) * 30_000,
+        "fragments": frame(0x41, ping[:3]) + frame(0x00, b"") * 30_000,
+        "one after the other": frame(0x41, large[:90]) + frame(0x00, bytes(90)) * 3_000,
+    }
+    async with connect(stream_url(gateway.port)) as honest:
+        for name, flood in attacks.items():
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            writer.write(handshake(gateway.port, "permessage-deflate"))
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(flood)
+            await send(honest, op="ping", id=name)
+            while (await next_of(honest, "pong"))["id"] != name:
+                pass
+            said = b""
+            with contextlib.suppress(ConnectionError):
+                while data := await asyncio.wait_for(reader.read(1 << 20), 30):
+                    said += data
+            assert said.count(b'"pong"') <= 200, name
+            writer.close()
+
+
 async def drained(ws: ClientConnection) -> None:
     while True:
         await ws.recv()
 
 
-@pytest.mark.parametrize("body", [same_as_plain, same_bytes, narrow_windows, bombs], ids=lambda body: body.__name__)
+@pytest.mark.parametrize("body", [same_as_plain, same_bytes, narrow_windows, bombs, floods], ids=lambda body: body.__name__)
 def test_deflated(tmp_path: Path, body: Body) -> None:
     deflating(tmp_path, body)
 
