@@ -226,7 +226,7 @@ def test_a_key_that_is_sent_where_none_belongs_is_told_to_nobody(served: Served)
         f"GET /v1/health HTTP/1.1\r\nHost: {secret}\r\nAuthorization: Bearer {key}", f"NONSENSE {key}", f"GET {key} HTTP/1.1",
         f"GET /v1/health HTTP/1.1\r\nAuthorization: Bearer {key}\x00", f"GET /v1/health HTTP/9.9\r\nAuthorization: Bearer {key}",
         f"GET /v1/stream HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Protocol: ssmd.key.{key}x",
-        f"GET /v1/stream HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {secret}\r\nAuthorization: Bearer {key}",
+        f"GET /v1/stream HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {secret}\r\nOrigin: {key}",
     ]  # fmt: skip
     for head in heads:
         with closing(socket.create_connection(("127.0.0.1", served.port), 20)) as stream:
