@@ -73,11 +73,14 @@ def tracking_entry(tracking: Tracking, insert: Insert) -> Entry:
     return _entry(insert, "tracking", canonical_json(Tracked(name, insert.nonce, number)), name, _hashed("tracking", name), number)
 
 
+_DECODER = msgspec.json.Decoder(Fact)  # made once, since two threads that are the first to decode a type may crash
+
+
 def stored_event(record: Record) -> StoredEvent:
     """The event of a record. Raises `BadObject`."""
     body = record.entry.body
     try:
-        fact = msgspec.json.decode(body.data if isinstance(body, Event) else b"", type=Fact)
+        fact = _DECODER.decode(body.data if isinstance(body, Event) else b"")
         state = b64decode(fact.state64, validate=True) if fact.state64 else bytes(fact.state)
         return StoredEvent(UUID(fact.id) if fact.uuid else fact.id, fact.version, fact.topic, state)
     except ValueError as error:

@@ -188,10 +188,14 @@ def new(stream: Stream, feed: str, day: int, software: str) -> Manifest:
     )  # fmt: skip
 
 
+# Made here, once: where two threads are the first to decode a type, msgspec may read what it has not finished, and the process dies.
+_DECODER = msgspec.json.Decoder(Manifest)
+
+
 def decode(data: bytes, key: str) -> Manifest:
     """The manifest in `data`. Raises `BadObject` naming `key`."""
     try:
-        manifest: Manifest = msgspec.json.decode(data, type=Manifest)
+        manifest = _DECODER.decode(data)
     except msgspec.MsgspecError as error:
         raise BadObject(f"{key} is not a manifest: {error}; restore it from a copy, or delete the day and archive it again") from error
     if manifest.format != FORMAT:

@@ -74,12 +74,15 @@ def nameless_entry(raw: bytes, *, effective_ns: int, recv_ns: int, mono_ns: int,
     return Entry(Event(NAMELESS, who=who), FEED, name.hex(), epoch, 0, recv_ns, mono_ns, effective_ns, day, raw=raw)
 
 
+_SYNCED = msgspec.json.Decoder(Synced)  # made once, since two threads that are the first to decode a type may crash
+
+
 def synced_of(entry: Entry) -> Synced | None:
     """The synchronisation that an entry is the end of."""
     body = entry.body
     if not isinstance(body, Event) or body.type != SYNCS:
         return None
     try:
-        return msgspec.json.decode(body.data, type=Synced)
+        return _SYNCED.decode(body.data)
     except msgspec.MsgspecError:
         return None
