@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.gateway.served import GOLD, Served, gateway, seeded
@@ -149,6 +150,25 @@ def test_thousands_of_unknown_names_are_not_looked_up_again_and_again(served: Se
             wish = {"op": "subscribe", group: [f"NO-{n}" for n in range(1_000)] if group == "series" else "NO"}
             expected = "error" if group == "series" else "subscribed"
             assert asked(ws, wish, lambda m: m["type"] in {"subscribed", "error"})["type"] == expected
+
+
+def test_who_asks_for_snapshots_without_end_is_cut_off_and_others_are_answered(served: Served) -> None:
+    url = f"ws://127.0.0.1:{served.port}/v1/stream"
+    with connect(url, compression=None) as honest, connect(url, compression=None, max_size=4 << 20) as flooder:
+        with suppress(ConnectionClosed):
+            for n in range(2_000):
+                flooder.send(
+                    json.dumps({"op": "snapshot", "symbols": ["*"], "channels": ["book", "bbo", "ticker", "market"], "id": f"{n}"})
+                )
+                if n == 50:
+                    assert asked(honest, {"op": "ping", "id": "meanwhile"}, lambda m: m["type"] == "pong")["id"] == "meanwhile"
+        answered = 0
+        with suppress(ConnectionClosed):
+            while True:
+                answered += sum(m["type"] == "snapshots" for m in json.loads(flooder.recv(60)))
+        assert answered < 1_000
+        assert flooder.close_code in {1006, 1008}
+        assert asked(honest, {"op": "snapshot", "symbols": [GOLD]}, lambda m: m["type"] == "book")["symbol"] == GOLD
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is looked at in /proc")
