@@ -214,7 +214,7 @@ class Unknown(msgspec.Struct, omit_defaults=True):
 
 class Subscribed(Message, tag="subscribed", kw_only=True):
     """`positions`: what follows was journalled behind them. `resumed`: what was missed follows; if false, `resume_from` says from
-    where it could have, and `reason` why not, where that is not its age alone.
+    where it could have, and `reason` why not, where that is not its age alone. Give the newest `mark` back when you resume.
     """
 
     subscription: str
@@ -228,6 +228,7 @@ class Subscribed(Message, tag="subscribed", kw_only=True):
     resumed: bool | None = None
     resume_from: list[str] = []
     reason: str = ""
+    mark: str = ""
 
 
 class Unsubscribed(Message, tag="unsubscribed", kw_only=True):
@@ -267,6 +268,7 @@ class Heartbeat(Message, tag="heartbeat", kw_only=True):
 
 class Pong(Message, tag="pong", kw_only=True):
     id: str = ""
+    mark: str = ""
     time: str
     time_ns: int
 

@@ -40,7 +40,8 @@ class Request(msgspec.Struct, tag_field="op", forbid_unknown_fields=True, frozen
 class Subscribe(Request, tag="subscribe", frozen=True, kw_only=True):
     """Any of `symbols` ("*": all), `series` and `category`; each may be left out where the channels are about no symbol.
 
-    `resume`: the last position that was seen, of each stream. `interval_ms` is of mode conflated.
+    `resume`: the last position that was seen, of each stream; `mark`: the newest that was told, by which the gateway knows whether they
+    are still of the same streams. `interval_ms` is of mode conflated.
     """
 
     channels: Channels = DEFAULT_CHANNELS
@@ -50,6 +51,7 @@ class Subscribe(Request, tag="subscribe", frozen=True, kw_only=True):
     mode: Mode = "realtime"
     interval_ms: Interval = 500
     resume: Text | Positions = ()
+    mark: Annotated[str, msgspec.Meta(max_length=8_192)] = ""
 
     @property
     def positions(self) -> tuple[str, ...]:
@@ -109,7 +111,7 @@ def id_of(data: bytes) -> str:
 
 
 def parse_url(query: str) -> tuple[Policy | None, Subscribe | None]:
-    """``symbols=A,B&channels=book,trade&mode=…&interval_ms=…&resume=…&policy=…``: the policy, and the subscription if one is named.
+    """``symbols=A,B&channels=book,trade&mode=…&interval_ms=…&resume=…&mark=…&policy=…``: the policy, and the subscription if one is named.
 
     Raises `CallerError`.
     """
@@ -131,7 +133,8 @@ def parse_url(query: str) -> tuple[Policy | None, Subscribe | None]:
         return policy, msgspec.convert(values, Subscribe, strict=False)
     except msgspec.ValidationError as error:
         raise CallerError(
-            f"the URL's query: {refusal(error, Subscribe)}; known: symbols, series, category, channels, mode, interval_ms, resume, policy"
+            f"the URL's query: {refusal(error, Subscribe)}; known: symbols, series, category, channels, mode, interval_ms, resume, mark,"
+            " policy"
         ) from None
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import ceil
 
 from journal.clock import Clock
@@ -12,6 +13,7 @@ from journal.subjects import parse_position
 from ssmd.gateway import message as m
 from ssmd.gateway.client import Client, Subscription
 from ssmd.gateway.hub import Hub
+from ssmd.gateway.marks import Marks, mark_of
 from ssmd.gateway.message import STATE_CHANNELS
 from ssmd.gateway.rates import Rates
 from ssmd.gateway.replays import Archives, Replays, Rider
@@ -37,6 +39,8 @@ class Sessions:
         self.views = views
         self.clock = clock
         self.max_subscriptions = subscriptions
+        self._marks = Marks(archives.journal, views.shards)
+        self._comparing: dict[asyncio.Task[None], Client] = {}
         self._replays = Replays(archives, clock, feed=feed, kinds=views.kinds)
         self._wide = Rates(clock, _WIDE_S, _WIDE)
         self._strange = Rates(clock, _STRANGE_S, _STRANGE)
@@ -52,14 +56,20 @@ class Sessions:
 
     def serve(self, client: Client, request: Request) -> None:
         """The same of one that was parsed."""
+        self._telling(client, request.id, partial(self._serve, client, request))
+
+    def _telling(self, client: Client, number: str, work: Callable[[], None]) -> None:
+        """What cannot be done is told."""
         try:
-            self._serve(client, request)
+            work()
         except SsmdError as error:
             code = "bad_request" if isinstance(error, CallerError) else "unavailable"
-            client.tell(m.Failed(code=code, message=str(error), id=request.id))
+            client.tell(m.Failed(code=code, message=str(error), id=number))
 
     def _serve(self, client: Client, request: Request) -> None:
         match request:
+            case Subscribe(mark=mark) if mark and request.positions:
+                self._compare(client, request)
             case Subscribe():
                 self._subscribe(client, request)
             case Unsubscribe():
@@ -71,11 +81,26 @@ class Sessions:
                 client.tell(m.Configured(id=request.id, policy=request.policy.value))
             case Ping():
                 now_ns = self.clock.wall_ns()
-                client.tell(m.Pong(id=request.id, time=m.when(now_ns), time_ns=now_ns))
+                client.tell(m.Pong(id=request.id, mark=mark_of(self.views.shards), time=m.when(now_ns), time_ns=now_ns))
 
     # --- subscribing --------------------------------------------------------------------------------------------------------
 
-    def _subscribe(self, client: Client, asked: Subscribe) -> None:
+    def _compare(self, client: Client, asked: Subscribe) -> None:
+        """Subscribe as soon as it is known whether the streams are those of the mark."""
+        if sum(one is client for one in self._comparing.values()) >= self.max_subscriptions:
+            raise CallerError(f"{self.max_subscriptions} of your marks are being compared; wait for the answers")
+
+        async def work() -> None:
+            why = await self._marks.refuted(asked.mark)
+            if not client.closed:
+                self._telling(client, asked.id, partial(self._subscribe, client, asked, why))
+
+        task = asyncio.create_task(work(), name=f"mark of {client.id}")
+        self._comparing[task] = client
+        task.add_done_callback(self._comparing.pop)
+
+    def _subscribe(self, client: Client, asked: Subscribe, refuted: str = "") -> None:
+        """`refuted`: why its positions are of other streams."""
         if len(client.subscriptions) >= self.max_subscriptions:
             raise CallerError(f"you have {self.max_subscriptions} subscriptions; unsubscribe from some first")
         chosen, unknown = self._known(client, selectors(asked))
@@ -85,7 +110,7 @@ class Sessions:
             raise CallerError(f"your subscriptions would name more than {MAX_CHOSEN:,} things; choose series, a category or all")
         self.hub.distribute()
         resumes = [self._place(position) for position in asked.positions]
-        refused = [position for view, sequence, position in resumes if not self._within(view, sequence)]
+        refused = [position for view, sequence, position in resumes if refuted or not self._within(view, sequence)]
         subscription = client.add(asked.channels, chosen, asked.mode, asked.interval_ms)
         client.tell(
             m.Subscribed(
@@ -93,7 +118,8 @@ class Sessions:
                 interval_ms=subscription.interval_ms, symbols=self._count(chosen), positions=self.views.positions(), unknown=unknown,
                 resumed=not refused if resumes else None,
                 resume_from=[f"{v.stream.name}:{max(v.recent.since, v.resumable)}" for v, _, _ in resumes] if refused else [],
-                reason=next((v.broken for v, n, _ in resumes if n <= v.resumable and v.broken), "") if refused else "",
+                reason=refuted or next((v.broken for v, n, _ in resumes if n <= v.resumable and v.broken), "") if refused else "",
+                mark=mark_of(self.views.shards),
             )
         )  # fmt: skip
         if resumes and not refused:

@@ -25,7 +25,7 @@ from journal.clock import WallClock
 from journal.jetstream import JetStreamJournal
 from journal.storage import open_storage
 from ssmd.services.projector import Projector
-from tests.gateway.rig import STREAM, Checked, History, Market, client_of, journal_of, messages, next_of, until, write
+from tests.gateway.rig import STREAM, Checked, History, Market, client_of, gateway_of, journal_of, messages, next_of, send, until, write
 from tests.gateway.test_gateway_killed import start
 from tests.gateway.test_stream_live import check_trades, same
 from tests.journal.servers import NatsServer, free_port, nats_server
@@ -266,3 +266,56 @@ def test_a_server_that_is_started_again_changes_nothing(tmp_path: Path) -> None:
                 assert (len(life.all), life.closed) == (1, [])
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("change", ["made anew", "restored"])
+def test_a_gateway_that_was_started_since_knows_the_stream_by_the_mark(tmp_path: Path, change: str) -> None:
+    """Sequences alone cannot tell: the stream that is there now has grown past where the client was."""
+
+    async def run() -> None:
+        store, market = tmp_path / "nats" / "store", Market(random.Random(8), 3)
+        (tmp_path / "nats").mkdir()
+        with nats_server(tmp_path / "nats") as server:
+            async with journal_of(server) as journal:
+                await write(journal, market, 200)
+            server.stop(signal.SIGTERM)
+            shutil.copytree(store, tmp_path / "backup")
+            server.start()
+            async with journal_of(server) as journal:
+                await write(journal, market, 200)
+                async with gateway_of(server, tmp_path) as gateway:
+                    told = await asked(gateway.port, "")
+                    mark, position = told["mark"], told["positions"][0]
+                    assert position == f"{STREAM.name}:400"
+                    assert (await asked(gateway.port, f"&resume={position}&mark={mark}"))["resumed"]
+                await write(journal, market, 200)
+                async with gateway_of(server, tmp_path) as gateway:
+                    assert (await asked(gateway.port, f"&resume={position}&mark={mark}"))["resumed"]
+                    for wrong in ("x", f"{STREAM.name}:0:{'0' * 12}", f"{STREAM.name}:9999:{'0' * 12}", mark[:-1] + "g", f"{mark},"):
+                        refused = await asked(gateway.port, f"&resume={position}&mark={wrong}")
+                        assert not refused["resumed"]
+                        assert refused["reason"]
+                if change == "made anew":
+                    await journal.delete(STREAM)
+            if change == "restored":
+                server.stop(signal.SIGTERM)
+                shutil.rmtree(store)
+                shutil.copytree(tmp_path / "backup", store)
+                server.start()
+            async with journal_of(server) as journal:
+                await write(journal, market, 800)
+                async with gateway_of(server, tmp_path / "new") as gateway:
+                    refused = await asked(gateway.port, f"&resume={position}&mark={mark}")
+                    assert not refused["resumed"]
+                    assert "another entry than the mark's" in refused["reason"]
+
+    asyncio.run(run())
+
+
+async def asked(port: int, resume: str) -> dict[str, Any]:
+    """What a subscription is told, and the same by the mark of a pong."""
+    async with client_of(port, f"symbols=*&channels=book{resume}") as ws:
+        told = await next_of(ws, "subscribed")
+        await send(ws, op="ping")
+        assert (await next_of(ws, "pong"))["mark"]
+        return told

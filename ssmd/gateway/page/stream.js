@@ -33,6 +33,7 @@ export class Stream {
   #timer = 0;
   #wanted = new Map(); // name -> {request, id, subscription}
   #positions = new Map(); // stream -> sequence
+  #mark = ""; // by which the gateway knows whether they are still the same streams
   #openedAt = 0;
   #lostAt = 0;
   #pingAt = 0;
@@ -87,7 +88,7 @@ export class Stream {
     for (const [name, wanted] of this.#wanted) {
       wanted.subscription = "";
       wanted.id = `${name}.${++this.#number}`;
-      const resumes = wanted.request.channels.includes("trade") && resume.length ? { resume } : {};
+      const resumes = wanted.request.channels.includes("trade") && resume.length ? { resume, mark: this.#mark } : {};
       this.#send({ op: "subscribe", id: wanted.id, ...wanted.request, ...resumes });
     }
     this.#ping();
@@ -112,7 +113,9 @@ export class Stream {
   }
 
   #read(message) {
+    if (message.resumed === false) this.#positions.clear(); // they may be of another stream
     if (message.position) this.#note(message.position);
+    if (message.mark) this.#mark = message.mark;
     switch (message.type) {
       case "welcome":
         this.heartbeat = message.heartbeat_s * 1_000;
