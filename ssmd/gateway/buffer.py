@@ -8,6 +8,8 @@ States, by how full it is, with hysteresis::
 A change of state, and what was dropped, is told before anything that comes after it. Of a state-like topic (`STATE_CHANNELS`) nothing is
 lost for good: once a message of it was dropped or conflated, the topic is *owed*: what else comes of it is left out, and when its turn
 comes a snapshot of that moment is sent instead. A trade is never conflated away: it is sent, or dropped and told.
+
+Where older messages of a topic are still to come (`holds`: its subscription resumes), a snapshot of the present waits until they have come.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class State(StrEnum):
 
 
 class Owed(StrEnum):
-    """Why a snapshot of a topic is owed."""
+    """Why a snapshot of a topic is owed. Of two reasons the greater counts."""
 
     asked = "asked"  # by the client, or by the pace of its mode
     conflated = "conflated"
@@ -77,7 +79,9 @@ Render = Callable[[Topic], Update | None]
 class Buffer:
     """`offer` what comes, `take` what can be sent."""
 
-    def __init__(self, policy: Policy = Policy.drop_oldest, limits: Limits | None = None) -> None:
+    def __init__(
+        self, policy: Policy = Policy.drop_oldest, limits: Limits | None = None, holds: Callable[[Topic], bool] = lambda _: False
+    ) -> None:
         self.policy = policy
         self.limits = limits or Limits()
         self.state = State.healthy
@@ -86,6 +90,8 @@ class Buffer:
         self._queue: deque[Update] = deque()
         self._bytes = 0
         self._owed: dict[Topic, Owed] = {}
+        self._later: dict[Topic, Owed] = {}  # the same of topics that are held
+        self._holds = holds
         self._missed: dict[Owed, dict[Topic, _Missed]] = {Owed.dropped: {}, Owed.conflated: {}}
         self._notices: list[bytes] = []
 
@@ -107,7 +113,7 @@ class Buffer:
     @property
     def pending(self) -> tuple[int, int, int]:
         """Messages, their bytes, and topics of which a snapshot is owed."""
-        return len(self._queue), self._bytes, len(self._owed)
+        return len(self._queue), self._bytes, len(self._owed) + len(self._later)
 
     # --- in -----------------------------------------------------------------------------------------------------------------
 
@@ -115,35 +121,59 @@ class Buffer:
         """Something about the connection: it is sent before all that waits. The caller bounds how many there are."""
         self._notices.append(m.encode(message))
 
-    def owe(self, topics: Iterable[Topic], why: Owed = Owed.asked) -> None:
+    def owe(self, topics: Iterable[Topic]) -> None:
         """Send a snapshot of each topic when its turn comes."""
         if self.state != State.disconnecting:
             for topic in topics:
-                if why == Owed.asked:
-                    self._owed.setdefault(topic, why)
-                else:
-                    self._owed[topic] = why
+                self._owe(topic, Owed.asked)
+
+    def _owe(self, topic: Topic, why: Owed) -> None:
+        owed = self._later if self._holds(topic) else self._owed
+        owed[topic] = max(why, owed.get(topic, why))
+
+    def hold(self) -> None:
+        """What is held is another now."""
+        both, self._owed, self._later = {**self._later, **self._owed}, {}, {}
+        for topic, why in both.items():
+            self._owe(topic, why)
 
     def offer(self, updates: Sequence[Update]) -> None:
         """Keep them, or do what the policy says."""
         for update in updates:
-            if self.state == State.disconnecting:
-                self._miss(Owed.dropped, update)
-            elif (why := self._owed.get(update.topic)) is not None and update.channel in STATE_CHANNELS:
-                if why != Owed.asked:  # the snapshot that is asked for is the first that the client knows of the topic
-                    self._miss(why, update)
-            elif self.state == State.dropping and self.policy == Policy.drop_newest:
+            if self._left_out(update):
+                continue
+            if self.state == State.dropping and self.policy == Policy.drop_newest:
                 self._drop(update)
-            else:
+                continue
+            self._keep(update)
+            if self.fill > 1:
+                self._overflow()
+
+    def offer_missed(self, updates: Sequence[Update]) -> None:
+        """Keep them, whatever the policy: for older messages, which the caller has read because there is room."""
+        for update in updates:
+            if not self._left_out(update):
                 self._keep(update)
+
+    def _left_out(self, update: Update) -> bool:
+        """Whether it is not to be sent, because a snapshot will say it too, or because nothing is sent any more."""
+        if self.state == State.disconnecting:
+            self._miss(Owed.dropped, update)
+            return True
+        if update.channel not in STATE_CHANNELS:
+            return False
+        why = self._owed.get(update.topic)
+        if why is None and (why := self._later.get(update.topic)) == Owed.asked:
+            return False  # it is not to be missed
+        if why in {Owed.dropped, Owed.conflated}:  # the snapshot that is asked for is the first that the client knows of the topic
+            self._miss(why, update)
+        return why is not None
 
     def _keep(self, update: Update) -> None:
         self._queue.append(update)
         self._bytes += len(update.data)
         if self.state == State.healthy and self.fill >= self.limits.high:
             self._enter(State.lagging)
-        if self.fill > 1:
-            self._overflow()
 
     def _overflow(self) -> None:
         match self.policy:
@@ -152,6 +182,7 @@ class Buffer:
                 for update in self._clear():
                     self._miss(Owed.dropped, update)
                 self._owed.clear()
+                self._later.clear()
             case Policy.drop_newest:
                 self._enter(State.dropping)
                 self._drop(self._pop(newest=True))
@@ -163,7 +194,7 @@ class Buffer:
                 for update in self._clear():
                     if update.channel in STATE_CHANNELS:
                         self._miss(Owed.conflated, update)
-                        self._owed.setdefault(update.topic, Owed.conflated)
+                        self._owe(update.topic, Owed.conflated)
                     else:
                         self._queue.append(update)
                         self._bytes += len(update.data)
@@ -174,7 +205,7 @@ class Buffer:
     def _drop(self, update: Update) -> None:
         self._miss(Owed.dropped, update)
         if update.channel in STATE_CHANNELS:
-            self._owed[update.topic] = Owed.dropped
+            self._owe(update.topic, Owed.dropped)
 
     def _miss(self, why: Owed, update: Update) -> None:
         missed = self._missed[why]
@@ -190,6 +221,17 @@ class Buffer:
         update = self._queue.pop() if newest else self._queue.popleft()
         self._bytes -= len(update.data)
         return update
+
+    def forget(self, goes: Callable[[Topic], bool]) -> None:
+        """Nothing of such topics is wanted any more."""
+        found = {topic: goes(topic) for topic in {update.topic for update in self._queue}.union(self._owed, self._later)}
+        for update in self._clear():
+            if not found[update.topic]:
+                self._queue.append(update)
+                self._bytes += len(update.data)
+        for owed in (self._owed, self._later):
+            for topic in [topic for topic in owed if found[topic]]:
+                del owed[topic]
 
     def _clear(self) -> list[Update]:
         gone, self._bytes = list(self._queue), 0
@@ -218,10 +260,8 @@ class Buffer:
         while self._queue and (size < budget or self._queue[0].sequence == last):
             update = self._pop()
             last = update.sequence
-            if (why := self._owed.get(update.topic)) is not None and update.channel in STATE_CHANNELS:
-                if why != Owed.asked:
-                    self._miss(why, update)
-                continue  # the snapshot says it too
+            if self._left_out(update):
+                continue
             data.append(update.data)
             size += len(update.data)
         told = self._tell()

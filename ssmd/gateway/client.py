@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from ssmd.gateway import message as m
-from ssmd.gateway.buffer import Buffer, Owed, Policy, State
+from ssmd.gateway.buffer import Buffer, Policy, State
 from ssmd.gateway.message import Topic, Update, text_frames
-from ssmd.gateway.request import Selector
+from ssmd.gateway.request import Selector, matches
 
 if TYPE_CHECKING:
     import asyncio
@@ -66,8 +66,8 @@ class Subscription(msgspec.Struct):
     mode: str
     interval_ms: int
     attached: bool = False  # else what was missed is being sent
-    task: asyncio.Task[None] | None = None  # that sends it
-    owed: dict[Topic, None] = {}  # snapshots that were asked for meanwhile
+    missed: frozenset[Selector] = frozenset()  # what of it is replayed before it is attached, whatever its mode is by now
+    task: asyncio.Task[None] | None = None  # that sends them
 
 
 class Client:
@@ -85,7 +85,9 @@ class Client:
         self.stuck_mono_ns = 0  # since when it takes nothing, 0 if it does
         self._hub = hub
         self._output = output
-        self._buffer = Buffer(policy, hub.limits)
+        self._buffer = Buffer(policy, hub.limits, self._holds)
+        self._missed: frozenset[Selector] = frozenset()  # what is being replayed, of all subscriptions,
+        self._behind: frozenset[Selector] = frozenset()  # and all that those have chosen
         self._numbered = 0
 
     # --- what it is sent ----------------------------------------------------------------------------------------------------
@@ -106,27 +108,28 @@ class Client:
 
     def deliver(self, batch: Batch) -> None:
         """What came for it: written at once if nothing waits, as the same bytes as for others."""
-        if self.closed:
-            return
-        if not self._buffer.idle or self._output.paused:
-            self._buffer.offer(batch.updates)
-            self._hub.wake(self)
-            return
-        frames = batch.deflated if self._output.deflates else batch.frames
-        if len(frames) > 1:  # it may stop in between: then the rest is kept by message
-            self._buffer.offer(batch.updates)
-            self._hub.wake(self)
-            return
-        self._write(frames[0], len(batch.updates))
+        if self._missed:  # what is being resumed comes in its order, also where another subscription has it too
+            batch = Batch([u for u in batch.updates if not self._matches(self._missed, u.topic)])
+        self._deliver(batch, self._buffer.offer)
 
-    def owe(self, topics: Iterable[Topic], why: Owed = Owed.asked) -> None:
-        if not self.closed:
-            self._buffer.owe(topics, why)
-            self._hub.wake(self)
+    def deliver_missed(self, batch: Batch) -> None:
+        """The same of what it missed, whatever the policy: the caller waits for room before he makes it."""
+        self._deliver(batch, self._buffer.offer_missed)
 
-    def offer(self, updates: Sequence[Update]) -> None:
+    def _deliver(self, batch: Batch, keep: Callable[[Sequence[Update]], None]) -> None:
+        if self.closed or not batch.updates:
+            return
+        if self._buffer.idle and not self._output.paused:
+            frames = batch.deflated if self._output.deflates else batch.frames
+            if len(frames) == 1:  # else it may stop in between: then the rest is kept by message
+                self._write(frames[0], len(batch.updates))
+                return
+        keep(batch.updates)
+        self._hub.wake(self)
+
+    def owe(self, topics: Iterable[Topic]) -> None:
         if not self.closed:
-            self._buffer.offer(updates)
+            self._buffer.owe(topics)
             self._hub.wake(self)
 
     def pump(self) -> None:
@@ -176,6 +179,30 @@ class Client:
         found = Subscription(f"s{self._numbered}", channels, chosen, mode, interval_ms if mode == "conflated" else 0)
         self.subscriptions[found.id] = found
         return found
+
+    def regroup(self) -> None:
+        """After its subscriptions have changed. The hub has distributed all that was collected."""
+        resuming = [s for s in self.subscriptions.values() if not s.attached]
+        self._missed = frozenset[Selector]().union(*(s.missed for s in resuming))
+        self._behind = frozenset[Selector]().union(*(s.selectors for s in resuming))
+        self._buffer.hold()
+        self._hub.regroup(self)
+
+    def remove(self, subscription: Subscription) -> None:
+        """Send no more of it, but for what others have too."""
+        del self.subscriptions[subscription.id]
+        if subscription.task:
+            subscription.task.cancel()
+        self.regroup()
+        others = frozenset[Selector]().union(*(s.selectors for s in self.subscriptions.values()))
+        self._buffer.forget(lambda topic: self._matches(subscription.selectors, topic) and not self._matches(others, topic))
+
+    def _holds(self, topic: Topic) -> bool:
+        """Whether older messages are still to come of what was chosen with it: who has a newer one would not resume from before them."""
+        return bool(self._behind) and self._matches(self._behind, topic)
+
+    def _matches(self, chosen: frozenset[Selector], topic: Topic) -> bool:
+        return matches(chosen, topic, self._hub.state.kinds)
 
     def groups(self) -> list[Key]:
         """The groups it belongs to: one for each mode and interval."""

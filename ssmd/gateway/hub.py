@@ -16,7 +16,7 @@ import msgspec
 
 from journal.clock import Clock
 from ssmd.gateway import message as m
-from ssmd.gateway.buffer import Limits, Owed
+from ssmd.gateway.buffer import Limits
 from ssmd.gateway.client import Batch, Client, Key
 from ssmd.gateway.message import STATE_CHANNELS, Topic, Update
 from ssmd.gateway.request import Selector
@@ -246,7 +246,7 @@ class Hub:
             subscription.mode, subscription.interval_ms = mode, interval_ms if mode == "conflated" else 0
         client.tell(m.Mode(mode=mode, interval_ms=interval_ms if mode == "conflated" else 0, reason=reason))
         self.regroup(client)
-        client.owe(self.topics({s for sub in client.subscriptions.values() for s in sub.selectors}), Owed.asked)
+        client.owe(self.topics({s for sub in client.subscriptions.values() for s in sub.selectors}))
 
     async def watch(self) -> None:
         """Heartbeats for those who were sent nothing for a while, an end for those who took nothing for long; until cancelled."""

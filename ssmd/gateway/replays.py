@@ -16,7 +16,7 @@ from typing import NamedTuple
 from journal.clock import Clock
 from journal.protocols import JournalReader, Storage
 from ssmd.gateway.client import Batch, Client
-from ssmd.gateway.message import STATE_CHANNELS, Update
+from ssmd.gateway.message import Update
 from ssmd.gateway.request import Selector, matches
 from ssmd.gateway.view import MarketView, block_of
 
@@ -37,17 +37,16 @@ class Archives(NamedTuple):
 
 @dataclass(eq=False)
 class Rider:
-    """Who had all up to `sequence`, and wants the messages behind it that `chosen` chooses: of states only if `realtime`."""
+    """Who had all up to `sequence`, and wants the messages behind it that `chosen` chooses."""
 
     client: Client
     chosen: frozenset[Selector]
-    realtime: bool
     sequence: int
     done: asyncio.Future[None] = field(default_factory=asyncio.Future)
 
     @property
     def is_full(self) -> bool:
-        return self.client.buffer.fill > _FULL
+        return _is_full(self.client)
 
 
 class Replays:
@@ -78,17 +77,21 @@ class Replays:
         """Give it what is in memory, until that is all, or memory has moved on without it."""
         while rider.sequence >= view.recent.since and (some := view.recent.behind(rider.sequence, CHUNK)):
             await self._clock.sleep(0)
-            while rider.is_full:
-                await self._clock.sleep(_WAIT_S)
+            await self.has_room(rider.client)
             self.offer(rider, some)
             rider.sequence = some[-1].sequence
 
+    async def has_room(self, client: Client) -> None:
+        """Return when its buffer has some."""
+        while _is_full(client):
+            await self._clock.sleep(_WAIT_S)
+
     def offer(self, rider: Rider, updates: Sequence[Update]) -> None:
-        rider.client.offer(self._chosen(rider, updates))
+        rider.client.deliver_missed(Batch(self._chosen(rider, updates)))
 
     def _chosen(self, rider: Rider, updates: Sequence[Update]) -> list[Update]:
         wanted, kinds = rider.chosen, self._kinds
-        return [u for u in updates if (rider.realtime or u.channel not in STATE_CHANNELS) and matches(wanted, u.topic, kinds)]
+        return [u for u in updates if matches(wanted, u.topic, kinds)]
 
     # --- a run --------------------------------------------------------------------------------------------------------------
 
@@ -131,7 +134,7 @@ class Replays:
                     await self._give(riders, [rider for rider in reached if rider not in full], before, updates, past.position)
 
     async def _give(self, riders: dict[Rider, None], reached: list[Rider], before: int, updates: list[Update], upto: int) -> None:
-        same: dict[tuple[frozenset[Selector], bool], Batch] = {}
+        same: dict[frozenset[Selector], Batch] = {}
         for number, rider in enumerate(reached):
             if number % _AT_ONCE == _AT_ONCE - 1:
                 await self._clock.sleep(0)
@@ -139,13 +142,16 @@ class Replays:
                 continue
             if rider.sequence > before:  # it got on within
                 batch = Batch(self._chosen(rider, [u for u in updates if u.sequence > rider.sequence]))
-            elif (found := same.get((rider.chosen, rider.realtime))) is not None:
+            elif (found := same.get(rider.chosen)) is not None:
                 batch = found
             else:
-                batch = same[rider.chosen, rider.realtime] = Batch(self._chosen(rider, updates))
-            if batch.updates:
-                rider.client.deliver(batch)
+                batch = same[rider.chosen] = Batch(self._chosen(rider, updates))
+            rider.client.deliver_missed(batch)
             rider.sequence = upto
+
+
+def _is_full(client: Client) -> bool:
+    return client.buffer.fill > _FULL
 
 
 def _let_off(view: MarketView, riders: dict[Rider, None]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+<<<<<<< HEAD
 from collections.abc import Callable, Sequence
 from functools import partial
+=======
+>>>>>>> 71f3801 (wip3)
 from math import ceil
 
 from journal.clock import Clock
@@ -17,12 +20,12 @@ from ssmd.gateway.marks import Marks, mark_of
 from ssmd.gateway.message import STATE_CHANNELS
 from ssmd.gateway.rates import Rates
 from ssmd.gateway.replays import Archives, Replays, Rider
-from ssmd.gateway.request import Configure, Ping, Request, Selector, Snapshot, Subscribe, Unsubscribe, id_of, matches, parse, selectors
+from ssmd.gateway.request import Configure, Ping, Request, Selector, Snapshot, Subscribe, Unsubscribe, id_of, parse, selectors
 from ssmd.gateway.view import MarketView
 from ssmd.gateway.views import Views
 
 MAX_REPLAY = 5_000_000  # entries that are folded again for one client
-_NEARLY = 500  # entries: the rest of a replay is offered at once
+_NEARLY = 500  # messages: the rest of a replay is offered at once, if it is no quarter of the buffer
 _WIDE_S, _WIDE = 2_000, 50_000  # names and states that requests of one client may take, a second and at once (or ten times all symbols)
 _STRANGE_S, _STRANGE = 200, 4_000  # unknown names of one key, on all its connections, a second and at once; then only requests of few names
 _FEW, _NEAR_COST = 50, 50  # which they are; and what looking for names like one costs
@@ -123,11 +126,14 @@ class Sessions:
             )
         )  # fmt: skip
         if resumes and not refused:
-            work = self._resume(client, subscription, [(view, sequence) for view, sequence, _ in resumes])
+            replayed = {s for s in chosen if asked.mode == "realtime" or s[0] not in STATE_CHANNELS}
+            subscription.missed = frozenset(s for s in replayed if s[0] != "day")  # of the others the present is enough
+            client.regroup()
+            work = self._resume(client, subscription, {v: Rider(client, subscription.missed, sequence) for v, sequence, _ in resumes})
             subscription.task = asyncio.create_task(work, name=f"resume {client.id} {subscription.id}")
         else:
             subscription.attached = True
-            self.hub.regroup(client)
+            client.regroup()
             client.owe(self.hub.topics(chosen))
 
     def _known(self, client: Client, chosen: frozenset[Selector]) -> tuple[frozenset[Selector], list[m.Unknown]]:
@@ -166,27 +172,19 @@ class Sessions:
         return len({name for _, _, name in chosen if name})
 
     def _unsubscribe(self, client: Client, asked: Unsubscribe) -> None:
-        subscription = client.subscriptions.pop(asked.subscription, None)
+        subscription = client.subscriptions.get(asked.subscription)
         if subscription is None:
             known = ", ".join(client.subscriptions) or "none"
             raise CallerError(f"you have no subscription {asked.subscription!r}; you have {known}")
-        if subscription.task:
-            subscription.task.cancel()
         self.hub.distribute()
-        self.hub.regroup(client)
+        client.remove(subscription)
         client.tell(m.Unsubscribed(subscription=subscription.id, id=asked.id))
 
     def _snapshot(self, client: Client, asked: Snapshot) -> None:
         chosen, unknown = self._known(client, selectors(Subscribe(channels=asked.channels, symbols=asked.symbols)))
         client.tell(m.Snapshots(id=asked.id, positions=self.views.positions(), unknown=unknown))
         self.hub.distribute()
-        topics = dict.fromkeys(self.hub.topics(chosen))
-        for subscription in client.subscriptions.values():
-            if subscription.task:  # what it missed comes first: a snapshot of now would be followed by older messages
-                later = [topic for topic in topics if matches(subscription.selectors, topic, self.views.kinds)]
-                subscription.owed.update(dict.fromkeys(later))
-                topics = {topic: None for topic in topics if topic not in subscription.owed}
-        client.owe(topics)
+        client.owe(self.hub.topics(chosen))
 
     # --- resuming -----------------------------------------------------------------------------------------------------------
 
@@ -205,26 +203,27 @@ class Sessions:
         """Whether what came behind `sequence` can be told: not too much, still in the journal, and of the stream as it is now."""
         return sequence >= max(view.first - 1, view.resumable) and view.position - MAX_REPLAY <= sequence <= view.position
 
-    async def _resume(self, client: Client, subscription: Subscription, places: Sequence[tuple[MarketView, int]]) -> None:
+    async def _resume(self, client: Client, subscription: Subscription, riders: dict[MarketView, Rider]) -> None:
         """Send what was missed, as fast as the client takes it, then attach the subscription."""
-        chosen = {s for s in subscription.selectors if subscription.mode != "realtime" or s[0] == "day"}  # of which the present is enough
-        realtime = subscription.mode == "realtime"
-        riders = {view: Rider(client, subscription.selectors, realtime, sequence) for view, sequence in places}
+        present = subscription.selectors - subscription.missed
+        few = min(_NEARLY, self.hub.limits.messages // 4)
         try:
-            while any(r.sequence < view.recent.since or view.position - r.sequence > _NEARLY for view, r in riders.items()):
+            near = False
+            while not near:
                 for view, rider in riders.items():
                     if rider.sequence < view.recent.since:
                         await self._replays.bring(view, rider)
                     await self._replays.remember(view, rider)
+                await self._replays.has_room(client)
+                near = all(r.sequence >= v.recent.since and len(v.recent.behind(r.sequence, few + 1)) <= few for v, r in riders.items())
         except SsmdError as error:
             client.tell(m.Failed(code="resume_failed", message=f"{error}; snapshots follow instead"))
-            chosen, riders = set(subscription.selectors), {}
+            present, riders = subscription.selectors, {}
         # Nothing is awaited from here on, so nothing comes in between.
         self.hub.distribute()
         for view, rider in riders.items():
             self._replays.offer(rider, view.recent.behind(rider.sequence, _ALL))
         subscription.task = None
         subscription.attached = True
-        self.hub.regroup(client)
-        client.owe([*subscription.owed, *self.hub.topics(chosen)])
-        subscription.owed.clear()
+        client.regroup()
+        client.owe(self.hub.topics(present))
