@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-<<<<<<< HEAD
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-=======
->>>>>>> 71f3801 (wip3)
 from math import ceil
 
 from journal.clock import Clock
