@@ -216,9 +216,7 @@ def test_a_past_day_that_happens_again_is_not_called_live(chrome: Browser, venue
         with tab(chrome, f"http://127.0.0.1:{port}/#{symbol}") as found:
             page = found.page
             expect(page.locator("#when")).to_have_text("replay")
-            expect(page.locator("#when-detail")).to_have_text(
-                re.compile(f"^{date}, 1. real time$")
-            )  # the page itself was what it waited for
+            expect(page.locator("#when-detail")).to_have_text(re.compile(f"^{date}, 1. real time$"))  # this page began it
             until(lambda: any(row[0] for row in ladder(page)), f"no book: {venue.log()}")
             page.keyboard.press(",")
             expect(page.locator("#when")).to_have_text("past")

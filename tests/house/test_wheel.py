@@ -1,7 +1,8 @@
-"""The wheel holds the five packages, nothing else, and every schema and YAML file."""
+"""The wheel holds the five packages, nothing else, every schema, YAML file and file of the page; and from it the page is served."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -31,12 +32,22 @@ def test_the_wheel_holds_what_the_tree_holds(tmp_path: Path) -> None:
     (wheel,) = (source / "dist").glob("ssmd_stream-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
+        archive.extractall(tmp_path / "installed")
     top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert top == PACKAGES
     wanted = {
         str(path.relative_to(source))
         for package in PACKAGES
         for path in (source / package).rglob("*")
-        if path.suffix in {".py", ".capnp", ".yaml", ".html", ".lua"}
+        if path.suffix in {".py", ".capnp", ".yaml", ".html", ".js", ".css", ".svg", ".LICENSE", ".lua"}
     }
     assert wanted <= set(names), sorted(wanted - set(names))
+
+    def runs(*args: str) -> str:
+        done = subprocess.run([sys.executable, *args], cwd=tmp_path / "installed", capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert Path(runs("-c", "import ssmd; print(ssmd.__file__)").strip()).is_relative_to(tmp_path), "what is tested is not the wheel"
+    served = ("-c", os.devnull, "--rootdir", str(tmp_path), "--noconftest", "--import-mode=importlib", "-p", "no:cacheprovider", "-q")
+    runs("-m", "pytest", *served, str(ROOT / "tests" / "browser" / "test_page_served.py"))

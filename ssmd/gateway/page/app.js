@@ -319,7 +319,7 @@ class Page {
     mark(find("when"), "data-state", when);
     say(find("when"), words);
     say(find("when-detail"), detail);
-    say(find("live"), this.#replay ? "Newest" : "Live");
+    say(find("live"), this.#replay ? "Now" : "Live");
     say(find("markets-when"), this.#isPast ? `prices are ${this.#replay ? "the newest" : "live"}` : "");
     const wrong = [...this.#wrong.values()].filter(Boolean);
     find("notice").hidden = !wrong.length;
