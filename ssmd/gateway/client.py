@@ -87,7 +87,8 @@ class Client:
         self._output = output
         self._buffer = Buffer(policy, hub.limits, self._holds)
         self._missed: frozenset[Selector] = frozenset()  # what is being replayed, of all subscriptions,
-        self._behind: frozenset[Selector] = frozenset()  # and all that those have chosen
+        self._behind: frozenset[Selector] = frozenset()  # and all that those have chosen;
+        self._live: frozenset[Selector] = frozenset()  # what the others have
         self._numbered = 0
 
     # --- what it is sent ----------------------------------------------------------------------------------------------------
@@ -185,6 +186,7 @@ class Client:
         resuming = [s for s in self.subscriptions.values() if not s.attached]
         self._missed = frozenset[Selector]().union(*(s.missed for s in resuming))
         self._behind = frozenset[Selector]().union(*(s.selectors for s in resuming))
+        self._live = frozenset[Selector]().union(*(s.selectors for s in self.subscriptions.values() if s.attached))
         self._buffer.hold()
         self._hub.regroup(self)
 
@@ -198,8 +200,8 @@ class Client:
         self._buffer.forget(lambda topic: self._matches(subscription.selectors, topic) and not self._matches(others, topic))
 
     def _holds(self, topic: Topic) -> bool:
-        """Whether older messages are still to come of what was chosen with it: who has a newer one would not resume from before them."""
-        return bool(self._behind) and self._matches(self._behind, topic)
+        """Whether older messages are still to come first: who has a newer one would not resume from before them."""
+        return bool(self._behind) and (self._matches(self._behind, topic) or not self._matches(self._live, topic))
 
     def _matches(self, chosen: frozenset[Selector], topic: Topic) -> bool:
         return matches(chosen, topic, self._hub.state.kinds)

@@ -283,6 +283,42 @@ def test_frames_are_arrays(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("mode", ["realtime", "latest"])
+def test_while_it_resumes_a_client_gets_nothing_of_the_present(tmp_path: Path, mode: str) -> None:
+    """Else it would resume behind that after the next break, and miss what had not come yet."""
+
+    async def run() -> None:
+        with nats_server(tmp_path) as server:
+            async with journal_of(server) as journal:
+                market = Market(random.Random(33), 3)
+                await write(journal, market, 6_000)
+                async with gateway_of(server, tmp_path) as gateway:
+                    gateway.hub.limits = gateway.hub.limits._replace(messages=150)  # so that it takes a while
+                    asks = f"symbols=*&channels=trade,bbo&mode={mode}&resume=local_md_0:0"
+                    async with client_of(gateway.port, asks) as ws:
+                        await send(ws, op="snapshot", channels=["book"], symbols=["*"])
+                        await next_of(ws, "snapshots")
+                        (client,) = gateway.hub.clients.values()
+                        gateway.hub.set_mode(client, "latest" if mode == "realtime" else "realtime", 0)
+                        assert client.resuming
+                        at, books = 0, set[str]()
+                        await until(lambda: not client.resuming, "it has what it missed")
+                        await send(ws, op="ping", id="last")
+                        told: list[str] = []
+                        while "pong" not in told:
+                            for message in await messages(ws):
+                                told.append(message["type"])
+                                if message["type"] == "trade":
+                                    assert sequence(message["position"]) > at, "a trade of what was missed comes behind the present"
+                                if message["type"] == "book":
+                                    books.add(message["symbol"])
+                                if "position" in message:
+                                    at = max(at, sequence(message["position"]))
+                        assert books == set(market.symbols)
+
+    asyncio.run(run())
+
+
 def test_a_snapshot_that_is_asked_for_while_resuming_comes_behind_what_was_missed(tmp_path: Path) -> None:
     async def run() -> None:
         with nats_server(tmp_path) as server:
