@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -18,7 +18,7 @@ from journal.clock import Clock
 from ssmd.gateway import message as m
 from ssmd.gateway.buffer import Limits
 from ssmd.gateway.client import Batch, Client, Key
-from ssmd.gateway.message import STATE_CHANNELS, Topic, Update
+from ssmd.gateway.message import MAX_FRAME, STATE_CHANNELS, Topic, Update
 from ssmd.gateway.request import Selector
 
 FLUSH_S = 0.005
@@ -155,9 +155,10 @@ class Hub:
         waiting, self._waiting = self._waiting, {}
         for group in waiting:
             if group.pending:
-                batch, group.pending = Batch(group.pending), []
-                for client in tuple(group.clients):
-                    client.deliver(batch)
+                pending, group.pending = group.pending, []
+                for batch in _batches(pending):
+                    for client in tuple(group.clients):
+                        client.deliver(batch)
             if group.dirty:
                 if now_s < group.due_s:
                     self._waiting[group] = None
@@ -264,6 +265,21 @@ class Hub:
                 client.stuck_mono_ns = 0
                 if now_ns - client.sent_mono_ns >= self.heartbeat_s * 1e9 and client.buffer.empty:
                     client.tell(behind if client.resuming else beat)
+
+
+def _batches(updates: list[Update]) -> Iterator[Batch]:
+    """Of one frame each, unless what comes of one entry is more: a client that stops between two of them keeps the rest by message."""
+    start = entry = size = of_entry = 0
+    for at, update in enumerate(updates):
+        if at and (update.sequence, update.stream) != (updates[at - 1].sequence, updates[at - 1].stream):
+            entry, of_entry = at, 0
+        length = len(update.data)
+        if entry > start and size + length > MAX_FRAME:
+            yield Batch(updates[start:entry])
+            start, size = entry, of_entry
+        size += length + 1
+        of_entry += length + 1
+    yield Batch(updates[start:])
 
 
 def _counts(client: Client) -> dict[str, int]:

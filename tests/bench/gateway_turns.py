@@ -25,7 +25,7 @@ from tests.bench.gateway_parts import SYMBOLS, name, opened, prepared, run_of
 _ENTRIES = 25
 _TURNS = 600
 _JOINING = 20
-_LIMITS = Limits(messages=1_000)
+_LIMITS = Limits(messages=1_000)  # of who reads nothing: it drops soon
 
 
 class _Output:
@@ -56,8 +56,8 @@ class _Turns:
         self._sequence += 1
         return Record(self._sequence, entry)
 
-    def hub(self) -> Hub:
-        return Hub(self.views, WallClock(), limits=_LIMITS)
+    def hub(self, limits: Limits | None = None) -> Hub:
+        return Hub(self.views, WallClock(), limits=limits)
 
     def connect(self, hub: Hub, number: int, symbols: list[str], *, paused: bool = False) -> Client:
         client = Client(hub, _Output(paused=paused), f"c{number}", who="", peer="", policy=Policy.drop_oldest, now_ns=0)
@@ -69,10 +69,10 @@ class _Turns:
         client.owe(hub.topics(chosen))
         return client
 
-    def run(self, count: int) -> Iterator[list[Update]]:
+    def run(self, count: int, entries: int = _ENTRIES) -> Iterator[list[Update]]:
         """Updates of each turn."""
         for _ in range(count):
-            run = run_of(self._ready, self._sequence, _ENTRIES, self._epoch)
+            run = run_of(self._ready, self._sequence, entries, self._epoch)
             yield self._view.changes(block_of([self._record(entry) for entry in run]))
 
 
@@ -85,7 +85,7 @@ def _took(work: Callable[[], object]) -> float:
 
 async def _beside_stopped(out: Callable[[str], None]) -> None:
     turns, rng = _Turns(), random.Random(3)
-    hubs = [turns.hub(), turns.hub()]
+    hubs = [turns.hub(_LIMITS), turns.hub(_LIMITS)]
     for number in range(100):
         symbols = [name(n) for n in rng.sample(range(SYMBOLS), 10)]
         for hub in hubs:
@@ -110,6 +110,24 @@ async def _beside_stopped(out: Callable[[str], None]) -> None:
     )
 
 
+async def _all(out: Callable[[str], None]) -> None:
+    """What comes in 0.1 s, the longest pause between two turns, is several frames."""
+    turns, took, entries = _Turns(), list[float](), 3_000
+    hub = turns.hub()
+    clients = [turns.connect(hub, number, [""]) for number in range(100)]
+    for updates in turns.run(20, entries):
+        while not all(client.buffer.idle for client in clients):
+            hub._flush()
+
+        def turn(updates: list[Update] = updates) -> None:
+            hub.publish(updates)
+            while hub._waiting or hub._awake:
+                hub._flush()
+
+        took.append(_took(turn))
+    out(f"a turn of {entries:,} entries, all of them to 100 clients: {statistics.median(took) / 1e3:.1f} ms of processor")
+
+
 async def _joining(out: Callable[[str], None]) -> None:
     """One after the other, each after so much has come that every book is another one."""
     turns, took = _Turns(), list[float]()
@@ -129,4 +147,5 @@ async def _joining(out: Callable[[str], None]) -> None:
 
 def run(out: Callable[[str], None]) -> None:
     asyncio.run(_beside_stopped(out))
+    asyncio.run(_all(out))
     asyncio.run(_joining(out))

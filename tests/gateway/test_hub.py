@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import time
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from journal.clock import WallClock
 from ssmd.gateway.buffer import Policy
 from ssmd.gateway.client import Client
 from ssmd.gateway.hub import Hub
-from ssmd.gateway.message import Topic, TradeData, Update
+from ssmd.gateway.message import MAX_FRAME, Topic, TradeData, Update
 from tests.gateway.rig import until
 
 WRITE_S = 0.02
@@ -58,8 +59,8 @@ def trade(topic: Topic, sequence: int) -> Update:
     return Update(channel, symbol, "s", sequence, lambda _: data)
 
 
-def client_of(hub: Hub, output: Line) -> Client:
-    client = Client(hub, output, "c1", who="", peer="", policy=Policy.drop_oldest, now_ns=0)
+def client_of(hub: Hub, output: Line, name: str = "c1") -> Client:
+    client = Client(hub, output, name, who="", peer="", policy=Policy.drop_oldest, now_ns=0)
     hub.add(client)
     return client
 
@@ -82,6 +83,46 @@ def test_where_writing_takes_long_frames_grow_and_the_loop_is_left_half_of_its_t
         await asyncio.sleep(0.3)
         assert sum(frame.count(b'"type":"trade"') for frame in output.frames) == number
         hub.remove(client)
+
+    asyncio.run(body())
+
+
+def test_what_fills_many_frames_is_framed_once_for_all_and_who_stops_in_between_keeps_the_rest_by_message() -> None:
+    class Stopping(Line):
+        """Takes two frames."""
+
+        left = 2
+
+        @property
+        def paused(self) -> bool:  # type: ignore[override]
+            return len(self.frames) >= self.left
+
+    async def body() -> None:
+        hub, first, second, stopped = Hub(Nothing(), WallClock()), Line(), Line(), Stopping()
+        clients = [client_of(hub, output, f"c{number}") for number, output in enumerate((first, second, stopped))]
+        for client in clients:
+            client.add(("trade",), frozenset({("trade", "all", "")}), "realtime", 0).attached = True
+            hub.regroup(client)
+        updates = [trade(("trade", symbol * 100), number) for number in range(4_000) for symbol in "AB"]  # two of each entry
+        hub.publish(updates)
+        hub.distribute()
+        assert len(first.frames) > 4
+        assert all(one is other for one, other in zip(first.frames, second.frames, strict=True)), "encoded once for both"
+        assert all(client.buffer.idle for client in clients[:2])
+        assert max(map(len, first.frames)) <= MAX_FRAME + 20
+        told = [json.loads(frame[frame.index(b'[{"') :]) for frame in first.frames]
+        assert [m["position"] for frame in told for m in frame] == [u.position for u in updates]
+        for one, other in itertools.pairwise(told):
+            assert one[-1]["position"] != other[0]["position"], "what comes of one entry stays in one frame"
+        assert stopped.frames == first.frames[:2]
+        assert clients[2].buffer.pending[0] == sum(map(len, told[2:]))
+        stopped.left = 1_000
+        hub.drain(clients[2])
+        await until(lambda: clients[2].buffer.idle, "all is sent")
+        rest = [json.loads(frame[frame.index(b'[{"') :]) for frame in stopped.frames]
+        assert [m["position"] for frame in rest for m in frame] == [u.position for u in updates]
+        for client in clients:
+            hub.remove(client)
 
     asyncio.run(body())
 
