@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,18 +11,16 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
-import msgspec
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
-
 from journal.block import Block
 from journal.entry import Book, Delta, Gap, Record, Trade
 from projections.book import BookProjection
+from tests.gateway.bare import Bare, bare
 from tests.gateway.follower import Follower, sequence
-from tests.gateway.rig import stream_url
 
 CHANNELS = ("book", "bbo", "trade", "ticker", "market", "gap")
-_decode = msgspec.json.Decoder().decode
+MODES = ("realtime", "conflated", "latest")
+POLICIES = ("drop_oldest", "drop_newest", "conflate", "disconnect")
+PACES = ("fast", "slow", "stopped")
 
 
 @lru_cache(1 << 18)
@@ -135,22 +132,25 @@ class Marked(Follower):
 
 
 class Visitor:
-    """One client: what it wants and how it behaves is drawn once; then it comes, goes and comes back until it is told to `finish`."""
+    """One client: what it wants and how it behaves is drawn once; then it comes, goes and comes back until `finishing` is set."""
 
     def __init__(self, number: int, rng: random.Random, symbols: list[str]) -> None:
         self.number, self._rng = number, rng
-        self.mode = rng.choices(("realtime", "conflated", "latest"), (5, 3, 2))[0]
+        self.mode = rng.choices(MODES, (5, 3, 2))[0]
         self.channels = frozenset(rng.sample(CHANNELS, rng.randint(1, 4))) | {rng.choice(("book", "trade"))}
-        self.policy = rng.choice(("drop_oldest", "drop_newest", "conflate", "disconnect"))
-        self.pace = rng.choices(("fast", "slow", "stopped"), (6, 2, 2))[0]
+        self.policy = rng.choices(POLICIES, (3, 2, 3, 2))[0]
+        self.pace = rng.choices(PACES, (5, 2, 3))[0]
         chosen: list[dict[str, Any]] = [{"symbols": ["*"]}, {"series": [symbols[0].partition("-")[0]]}, {"symbols": rng.sample(symbols, 1)}]
         self.asks = {"op": "subscribe", "channels": sorted(self.channels), "mode": self.mode, **rng.choice(chosen)}
         if self.mode == "conflated":
             self.asks["interval_ms"] = rng.choice((10, 50, 250, 1_000))
         self.lives = [Marked()]
         self.visits = 0
+        self.resumed = 0
         self.refused = 0
-        self.finishing = False
+        self.connected = False
+        self.away: Exception | None = None  # why it was last
+        self.finishing = asyncio.Event()  # from then on it takes all that comes, and stays
         self.seen = 0  # up to where all was seen, by the last heartbeat
 
     def __repr__(self) -> str:
@@ -159,45 +159,54 @@ class Visitor:
     async def visit(self, port: int) -> None:
         """Until cancelled."""
         while True:
-            with suppress(OSError, ConnectionClosed, InvalidHandshake, TimeoutError):
+            try:
                 await self._once(port)
-            await asyncio.sleep(self._rng.uniform(0.05, 0.5))
+            except OSError as error:
+                self.away = error
+            finally:
+                self.connected = False
+            await asyncio.sleep(self._rng.uniform(0.1, 1.5))
 
     async def _once(self, port: int) -> None:
         rng, follower = self._rng, self.lives[-1]
-        with socket.socket() as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8_192)
-            sock.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
-            uri = stream_url(port, f"policy={self.policy}")
-            async with connect(uri, sock=sock, compression=None, max_size=8 << 20, max_queue=1, ping_interval=None, close_timeout=1) as ws:
-                if follower.last and rng.random() < 0.15:  # it begins a life of its own
-                    follower = self._reborn()
-                resume = {"resume": follower.last} if follower.last else {}
-                await ws.send(msgspec.json.encode({**self.asks, **resume}).decode())
-                self.visits += 1
-                end = asyncio.get_running_loop().time() + (rng.uniform(2, 25) if rng.random() < 0.6 else 1e9)
-                await self._listen(ws, end)
+        async with bare(port, f"policy={self.policy}") as stream:
+            if follower.last and rng.random() < 0.15:  # it begins a life of its own
+                follower = self._reborn()
+            resume = {"resume": follower.last} if follower.last else {}
+            if follower.last and rng.random() < 0.05:  # from where nothing is yet: that is refused
+                resume = {"resume": follower.last + "000000"}
+            await stream.send({**self.asks, **resume})
+            self.visits += 1
+            stays = self.pace == "stopped" or rng.random() < 0.3  # else it would not hear what it missed
+            end = asyncio.get_running_loop().time() + (1e9 if stays else rng.uniform(1, 10))
+            await self._listen(stream, end)
 
-    async def _listen(self, ws: ClientConnection, end: float) -> None:
+    async def _listen(self, stream: Bare, end: float) -> None:
         rng, loop = self._rng, asyncio.get_running_loop()
-        while self.finishing or loop.time() < end:
-            for message in _decode(await ws.recv(decode=False)):
+        stop = loop.time() + rng.uniform(1, 4)
+        while self.finishing.is_set() or loop.time() < end:
+            for message in await stream.receive():
                 self._receive(message)
-            if self.finishing:
+            if self.finishing.is_set():
                 continue
             if self.pace == "slow":
-                await asyncio.sleep(rng.uniform(0, 0.1))
-            elif self.pace == "stopped" and rng.random() < 0.01:
-                await asyncio.sleep(rng.uniform(2, 12))
+                await asyncio.sleep(rng.uniform(0, 0.3))
+            elif self.pace == "stopped" and loop.time() > stop:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.finishing.wait(), rng.uniform(8, 16))
+                stop = loop.time() + rng.uniform(1, 4)
             if rng.random() < 0.001:
-                await ws.send(msgspec.json.encode({"op": "snapshot", "channels": ["book"], "symbols": ["*"]}).decode())
+                await stream.send({"op": "snapshot", "channels": ["book"], "symbols": ["*"]})
 
     def _receive(self, message: dict[str, Any]) -> None:
         follower, kind = self.lives[-1], message["type"]
-        if kind == "subscribed" and message.get("resumed") is False:
-            self.refused += 1
-            follower = self._reborn()
+        if kind == "subscribed":
+            self.connected = True
+            if message.get("resumed"):
+                self.resumed += 1
+            elif message.get("resumed") is False:
+                self.refused += 1
+                follower = self._reborn()
         elif kind == "heartbeat":
             if message["positions"]:  # else it is told what it missed still
                 self.seen = max(self.seen, sequence(message["positions"][0]))
