@@ -76,6 +76,7 @@ class SharedQuotes:
         self._key = self.key("position", view.stream.shard)
         self._mine: bytes | None = None  # the position, as last seen to be of this journal
         self._recent = view.recent
+        self._forgotten = view.forgotten.times
         self._foreign: tuple[bytes, int] = (b"", 0)  # another's build, and when it was seen first
         self.status = "not written yet"
         self.written = 0  # values, since it was made
@@ -153,7 +154,11 @@ class SharedQuotes:
         return topics | {("bbo", symbol) for kind, symbol in topics if kind == "book"}  # which has the time of the book
 
     async def _write(self, held: bytes, position: Position) -> bytes:
-        return await self._commit(held, position, self._changed(position.sequence), ())
+        times = self._view.forgotten.times
+        gone = await self._strange() if times != self._forgotten else ()
+        written = await self._commit(held, position, self._changed(position.sequence), gone)
+        self._forgotten = times
+        return written
 
     async def _build(self, held: bytes | None) -> None:
         """All of it, in many transactions; old values stay until they are replaced, with a position that says so."""

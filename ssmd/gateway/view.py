@@ -7,10 +7,8 @@ end are folded in blocks; those that clients may still ask for, and all that com
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from operator import attrgetter
 from typing import Any, cast
 
 from journal.block import Block, BlockBuilder
@@ -19,6 +17,7 @@ from journal.errors import HoleInStream, JournalUnavailable
 from journal.protocols import JournalReader, Storage
 from journal.subjects import Stream
 from projections.book import BookProjection, BookState, BookTop
+from projections.projection import Projection
 from projections.registry import create
 from projections.rows import cold_entry
 from projections.runner import Runner
@@ -27,51 +26,19 @@ from projections.ticker import TickerProjection
 from projections.trades import TradesProjection
 from ssmd.gateway.kept import Kept
 from ssmd.gateway.message import Update
+from ssmd.gateway.over import LOOK_NS, MANY, Forgotten, over
+from ssmd.gateway.recent import RECENT_MESSAGES, Recent
 from ssmd.gateway.shown import Row, Shown
 from ssmd.render import LEAST_DECIMALS
 from ssmd.services.restoring import restore_newest
 
 FOLDS = ("book", "trades", "ticker", "status")
-RECENT_MESSAGES = 50_000  # kept for clients that come back, about 40 MB with `RECENT_WEIGHT`
-RECENT_WEIGHT = 500_000  # levels of the snapshots among them, 16 bytes each
 RECENT_NS = 10 * 10**9  # of the journal before a start that is told message by message: clients of the one before come back by then
 _FIRST_S = 10.0  # for an entry that is there
 _BOOKS = frozenset({int(Kind.book), int(Kind.delta)})
 _COLUMNS = ("kind", "body", "count", "symbol", "sequence", "recv_ns", "venue_ns", "price_exponent", "size_exponent")
 
-_sequence = attrgetter("sequence")
 Publish = Callable[[Sequence[Update]], None]
-
-
-class Recent:
-    """The newest messages of a stream. What came behind `since` is all there."""
-
-    def __init__(self, most: int = RECENT_MESSAGES, weight: int = RECENT_WEIGHT) -> None:
-        self._most, self._most_weight = most, weight
-        self._updates: list[Update] = []  # those before `_gone` are of no use any more
-        self._gone = 0
-        self._weight = 0
-        self.since = 0
-
-    def add(self, updates: Sequence[Update]) -> None:
-        self._updates.extend(updates)
-        self._weight += sum(u.weight for u in updates)
-        while len(self._updates) - self._gone > self._most or self._weight > self._most_weight:
-            gone = self._updates[self._gone]
-            self._gone += 1
-            self._weight -= gone.weight
-            self.since = gone.sequence
-        if self._gone > self._most // 4 + 1_000:  # now and then, so that it costs little
-            del self._updates[: self._gone]
-            self._gone = 0
-
-    def behind(self, sequence: int, limit: int) -> list[Update]:
-        """The first messages of entries behind `sequence`: `limit`, and those that belong to the same entry as the last one."""
-        first = bisect_right(self._updates, sequence, lo=self._gone, key=_sequence)
-        last = min(first + limit, len(self._updates))
-        while 0 < last < len(self._updates) and self._updates[last].sequence == self._updates[last - 1].sequence:
-            last += 1
-        return self._updates[first:last]
 
 
 class MarketView:
@@ -90,12 +57,15 @@ class MarketView:
         self.resumable = 0  # the least position that a client can go on from: what it has of before is of another stream
         self._whole = 1  # from this sequence on nothing is missing, as far as is known
         self._newest: Record | None = None
-        self._subjects = stream.subjects(feed)
+        self.forgotten = Forgotten()
+        self._look_ns = 0  # when to look next for what is over
+        self._feed, self._subjects = feed, stream.subjects(feed)
         self._keep = recent
         self._shown = Shown(stream.name, LEAST_DECIMALS.get(feed, (0, 0)))
         self._snapshots = Kept()
         self._last: dict[str, dict[str, int]] = {}  # by channel and symbol: the sequence of the newest message
         self._best: dict[str, tuple[Any, ...]] = {}  # by symbol: state, bid, ask and their units as last told
+        self._listed: set[str] = set()
         self._symbols: list[str] = []
         self._sizes: list[int] = []  # of the tables that the symbols were collected from
         self._use(self._new_runner())
@@ -121,6 +91,8 @@ class MarketView:
         self.ready = False
         self.recent, self.notes, self.missing, self._newest = Recent(self._keep), [], "", None
         self._snapshots.clear()
+        self.forgotten.clear()
+        self._look_ns = 0
         info = await journal.info(self.stream)
         last = info.last if info else 0
         self._whole = self._whole if self._whole <= last + 1 else 1
@@ -181,8 +153,10 @@ class MarketView:
                         self._whole = record.sequence
                     at = record.sequence
 
-    async def follow(self, journal: JournalReader, publish: Publish) -> None:
-        """Fold what comes, and publish it, until cancelled. Raises `HoleInStream`, also where the stream is not what was folded."""
+    async def follow(self, journal: JournalReader, storage: Storage, publish: Publish) -> None:
+        """Fold what comes, and publish it, until cancelled; what is over is forgotten now and then. Raises `HoleInStream`, also where the
+        stream is not what was folded.
+        """
         info = await journal.info(self.stream)
         first, last = (info.first, info.last) if info else (1, 0)
         if last < self.position:
@@ -198,12 +172,49 @@ class MarketView:
                         raise HoleInStream(
                             f"{self.stream.name}:{at} is not the entry that was folded: the stream was made anew or restored"
                         )
+                    if returned := self.forgotten.among(records):
+                        await self._remember(journal, storage, returned)
                     updates = self.changes(block_of(records))
                     self._newest = records[-1]
                     self.recent.add(updates)
                     publish(updates)
+                    if self.effective_ns >= self._look_ns:
+                        self._look_ns = self.effective_ns + LOOK_NS
+                        if len(found := over(self)) >= MANY:
+                            self.forget(found)
         except TimeoutError:
             raise JournalUnavailable(f"{self.stream.name}:{self.position} is not read again within {_FIRST_S:g} s") from None
+
+    def forget(self, symbols: set[str]) -> None:
+        """As if nothing had ever been said of them, but for `follow`, which folds them again when something is."""
+        kept, runner, at = set(self.symbols()) - symbols, self._new_runner(), (self.position, self.effective_ns)
+        folds: list[Projection] = [self.books, self.trades, self.tickers, self.statuses]
+        for old, new in zip(folds, runner.projections, strict=True):
+            old.keep(kept)
+            new.restore(old.snapshot())
+        self._use(runner)
+        self.position, self.effective_ns = at
+        tables: list[dict[str, Any]] = [self._best, *self._last.values()]
+        for table in tables:
+            for symbol in symbols & table.keys():
+                del table[symbol]
+        self._listed -= symbols
+        self._sizes = []
+        self._snapshots.clear()
+        self.forgotten.add(symbols)
+
+    async def _remember(self, journal: JournalReader, storage: Storage, symbols: set[str]) -> None:
+        """Have what was forgotten again, all of it, by folding up to here once more. What the journal does not tell any more is new."""
+        whole = MarketView(self.stream, self._feed, recent=0)
+        try:
+            await whole.start(journal, storage, upto=self.position)
+        except HoleInStream:
+            self.forgotten.drop(symbols)
+            return
+        self.books, self.trades, self.tickers, self.statuses = whole.books, whole.trades, whole.tickers, whole.statuses
+        self._best, self._listed = whole._best | self._best, whole._listed | self._listed
+        self._last = {channel: whole._last[channel] | last for channel, last in self._last.items()}
+        self.forgotten.clear()
 
     async def _entry(self, journal: JournalReader, at: int) -> Record | None:
         if at >= self.first:

@@ -145,7 +145,7 @@ class Views:
         async def follow(view: MarketView) -> None:
             while True:
                 try:
-                    await self._patiently(partial(view.follow, journal, publish), (StoreError,))
+                    await self._patiently(partial(view.follow, journal, storage, publish), (StoreError,))
                 except HoleInStream as error:
                     view.give_up(str(error))
                     await begin_again(partial(view.start, journal, storage), view.broken)
@@ -188,8 +188,14 @@ class Views:
                     for symbol in self._unnamed:
                         self._kinds.pop(symbol, None)
                     self._unnamed.clear()
+                known = self.symbols()
+                if len(self._kinds) > 2 * len(known) + _LOOKED_UP:  # views forget what is over
+                    for symbol in self._kinds.keys() - set(known):
+                        del self._kinds[symbol]
+                        self._unnamed.discard(symbol)
+                    self._of.clear()
                 # Looked up before they are asked for, a few at a time.
-                strange = [symbol for symbol in self.symbols() if symbol not in self._kinds]
+                strange = [symbol for symbol in known if symbol not in self._kinds]
                 for at in range(0, len(strange), _LOOKED_UP):
                     self._learn(strange[at : at + _LOOKED_UP])
                     await self._clock.sleep(0)
@@ -232,7 +238,9 @@ class Views:
 
     def of(self, symbol: str) -> MarketView | None:
         """The view that knows the symbol."""
-        if (found := self._of.get(symbol)) is None:
+        found = self._of.get(symbol)
+        if found is None or not found.knows(symbol):
+            self._of.pop(symbol, None)
             found = next((view for view in self.shards if view.knows(symbol)), None)
             if found:
                 self._of[symbol] = found

@@ -17,7 +17,8 @@ from journal.memory import READ_CHUNK, MemoryJournal, MemoryStorage
 from journal.subjects import Stream
 from projections.book import BookProjection
 from ssmd.gateway.message import Update
-from ssmd.gateway.view import MarketView, Recent, block_of
+from ssmd.gateway.recent import Recent
+from ssmd.gateway.view import MarketView, block_of
 from tests.gateway.follower import Follower, exact
 from tests.gateway.rig import STREAM as MARKET
 from tests.gateway.rig import Market
