@@ -77,3 +77,21 @@ def test_every_file_that_is_named_is_there_and_none_is_elsewhere() -> None:
     wanted = {name for path in ours if path.suffix == ".js" for name in re.findall(r'\bfind\("([\w-]+)"\)', path.read_text())}
     assert wanted - set(re.findall(r'id="([\w-]+)"', html)) == set()
     assert (FOLDER / "vendor" / "uplot.LICENSE").read_text().startswith("The MIT License")
+
+
+def test_words_are_told_from_their_ground() -> None:
+    """4.5 to 1, as WCAG AA asks of small text; in light and in dark."""
+    style = (FOLDER / "style.css").read_text()
+    colours = dict(re.findall(r"--([\w-]+): light-dark\((#\w{6}, #\w{6})\)", style))
+    pairs = [(word, ground) for word in ("text", "dim", "bid", "ask", "warn", "focus") for ground in ("panel", "ground", "raised")]
+    pairs += [("dim", "bid-bar"), ("dim", "ask-bar"), ("bid", "bid-bar"), ("ask", "ask-bar"), ("warn", "warn-bar"), ("focus", "replay-bar")]
+    for word, ground in pairs:
+        for one, other in zip(colours[word].split(", "), colours[ground].split(", "), strict=True):
+            high, low = sorted([luminance(one), luminance(other)], reverse=True)
+            assert (high + 0.05) / (low + 0.05) >= 4.5, f"{word} on {ground}: {one} on {other}"
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

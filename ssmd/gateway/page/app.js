@@ -212,6 +212,7 @@ class Page {
   #connection() {
     if (this.#stream.state === "open") this.#wrong.clear();
     if (this.#stream.state === "open" && this.#stream.counts.connects > 1) this.#askedAt = {};
+    if (this.#stream.state === "waiting") this.#ask("health"); // a WebSocket does not say that the key is the reason
     this.#tell();
   }
 
@@ -463,6 +464,7 @@ class Page {
       open();
     };
     door.showModal();
+    input.select(); // the one that was wrong
   }
 }
 

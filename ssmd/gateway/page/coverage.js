@@ -34,9 +34,10 @@ function strip(channel, first, until) {
     svg.append(bar);
   }
   const gaps = channel.intervals.filter((i) => kindOf(i) === "gap").length;
-  const said = `${channel.missing || gaps ? `${gaps} gap${gaps === 1 ? "" : "s"}, ${channel.missing.toLocaleString("en")} missing` : "no gap"}`;
+  const missing = channel.missing ? `, ${channel.missing.toLocaleString("en")} missing` : "";
+  const said = `${gaps || "no"} gap${gaps === 1 || !gaps ? "" : "s"}${missing}`;
   const entries = Object.values(channel.entries).reduce((a, b) => a + b, 0).toLocaleString("en");
-  return make("div", { class: "strip" }, make("span", {}, channel.channel), make("span", { class: "dim" }, `${entries} entries · ${said}`), svg);
+  return make("div", { class: "strip" }, make("span", {}, channel.channel), make("span", { class: "dim" }, `${said} · ${entries} entries`), svg);
 }
 
 function kindOf(interval) {

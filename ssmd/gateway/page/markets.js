@@ -93,7 +93,8 @@ export class Markets {
     this.#fill(shown);
     say(find("markets-count"), `${found.length.toLocaleString("en")}${this.#more ? "+" : ""}`);
     const hidden = found.length - shown.length;
-    say(find("markets-note"), hidden ? `${hidden.toLocaleString("en")} more: search to narrow it` : found.length ? "" : "None like this: Enter asks the gateway");
+    const nothing = this.isEmpty && !words.length ? "No market yet: the list is read again every two seconds" : "None like this: Enter asks the gateway";
+    say(find("markets-note"), hidden ? `${hidden.toLocaleString("en")} more: search to narrow it` : found.length ? "" : nothing);
     const symbols = shown.filter((line) => line.captured).map((line) => line.symbol);
     if (symbols.join() !== this.#told) {
       this.#told = symbols.join();
@@ -208,6 +209,6 @@ function row() {
 }
 
 function quote(cells, message) {
-  say(cells.best, message.bid || message.ask ? `${message.bid?.[0] ?? "—"} / ${message.ask?.[0] ?? "—"}` : "empty");
+  say(cells.best, message.bid || message.ask ? `${message.bid?.[0] ?? "—"} / ${message.ask?.[0] ?? "—"}` : message.state === "STALE" ? "—" : "empty");
   mark(cells.best, "data-state", message.state);
 }

@@ -5,7 +5,8 @@ import { milliseconds, parse, rfc3339, shown } from "./moment.js";
 
 const RANGES = { "15 min": 15 * 60_000, "1 hour": 3_600_000, "6 hours": 6 * 3_600_000, "24 hours": 86_400_000 };
 const REPEATED_MS = 60_000;
-const TICK_MS = 500;
+const TICK_MS = 250;
+const MOST_MS = 2_000; // of real time in one step: a server that takes longer slows the play
 const SETTLE_MS = 120; // a thumb that is dragged asks when it rests
 
 export class TimeBar {
@@ -36,6 +37,7 @@ export class TimeBar {
   #timer = 0;
   #day = null;
   #busy = false;
+  #ticked = 0; // when it moved on last, performance.now()
 
   /** Days that may be chosen, as REST lists them. */
   days(days) {
@@ -78,6 +80,7 @@ export class TimeBar {
   toggle() {
     if (this.at === null) this.go(this.#now() - REPEATED_MS, { quietly: true }); // live plays anyway: the last minute again
     this.playing = this.at !== null && !this.playing;
+    this.#ticked = performance.now();
     this.#show();
   }
 
@@ -86,11 +89,13 @@ export class TimeBar {
     await this.#onChange(this.at);
   }
 
-  /** While it plays, the instant moves on when what is shown has been answered: a slow server slows the play. */
+  /** While it plays, the instant moves on by the time that has passed, once what is shown has been answered. */
   async #tick() {
     if (this.playing && !this.#busy && this.at !== null) {
       this.#busy = true;
-      this.go(this.at + TICK_MS * Number(find("speed").value), { quietly: true });
+      const passed = Math.min(MOST_MS, performance.now() - this.#ticked);
+      this.#ticked = performance.now();
+      this.go(this.at + passed * Number(find("speed").value), { quietly: true });
       try {
         await this.#onChange(this.at);
       } finally {
