@@ -138,8 +138,11 @@ class Visitor:
         self.number, self._rng = number, rng
         self.mode = rng.choices(MODES, (5, 3, 2))[0]
         self.channels = frozenset(rng.sample(CHANNELS, rng.randint(1, 4))) | {rng.choice(("book", "trade"))}
-        self.policy = rng.choices(POLICIES, (3, 2, 3, 2))[0]
-        self.pace = rng.choices(PACES, (5, 2, 3))[0]
+        self.policy = rng.choice(POLICIES)
+        self.pace = rng.choices(PACES, (6, 2, 2))[0]
+        if number < 8 * len(POLICIES):  # whatever is drawn, some of each policy miss something
+            self.mode, self.pace, self.policy = "realtime", "stopped", POLICIES[number % len(POLICIES)]
+            self.channels |= {"book", "bbo", "trade"}
         chosen: list[dict[str, Any]] = [{"symbols": ["*"]}, {"series": [symbols[0].partition("-")[0]]}, {"symbols": rng.sample(symbols, 1)}]
         self.asks = {"op": "subscribe", "channels": sorted(self.channels), "mode": self.mode, **rng.choice(chosen)}
         if self.mode == "conflated":
