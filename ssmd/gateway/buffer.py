@@ -265,7 +265,7 @@ class Buffer:
             data.append(update.data)
             size += len(update.data)
         told = self._tell()
-        while self._owed and not self._queue and size < budget:
+        while self._owed and size < budget:
             topic = next(iter(self._owed))
             del self._owed[topic]
             if (found := render(topic)) is not None:

@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -61,11 +62,13 @@ class BufferMachine(RuleBasedStateMachine):
         self.excused: dict[Topic, int] = {}  # up to where it was told that some are missing
         self.silent: set[Topic] = set()  # a snapshot that was asked for stood for some
         self.later: set[Topic] = set()  # asked for, but older ones are still to come
+        self.wanted: set[Topic] = set()  # asked for, and not had
         self.states = ["healthy"]
         self.numbers = count()
         self.of: dict[tuple[Topic, int], int] = {}  # what was offered at once
         self.closed: set[int] = set()  # what came of it was taken
         self.pings = 0
+        self.replayed = False  # by then what was dropped is left out, whatever the state
         self.most_bytes = LIMITS.bytes
 
     @precondition(lambda self: self.buffer.state == State.disconnecting)
@@ -75,22 +78,30 @@ class BufferMachine(RuleBasedStateMachine):
         assert self.states[-1] == "disconnecting"
         for topic in TOPICS:
             self.all_told(topic)
+        self.counted()
         self.connect(policy)
         self.ask(*STATES)
 
-    @rule(policy=st.sampled_from(Policy))
-    def configure(self, policy: Policy) -> None:
+    @rule(policy=st.sampled_from(Policy), pings=st.integers(0, 1))
+    def configure(self, policy: Policy, pings: int) -> None:
         self.buffer.policy = policy
-
-    @rule()
-    def ping(self) -> None:
-        self.pings += 1
-        self.buffer.notify(m.Pong(id=str(self.pings), time="", time_ns=0))
+        for _ in range(pings):
+            self.pings += 1
+            self.buffer.notify(m.Pong(id=str(self.pings), time="", time_ns=0))
 
     # --- in -----------------------------------------------------------------------------------------------------------------
 
-    @rule(topics=st.sampled_from(ENTRIES), filler=st.sampled_from([0, 0, 0, 120, 300]))
-    def move(self, topics: list[Topic], filler: int) -> None:
+    @rule(
+        entries=st.lists(st.tuples(st.sampled_from(ENTRIES), st.sampled_from([0, 0, 0, 120, 300])), min_size=1, max_size=8),
+        budgets=st.lists(st.sampled_from([1, 1, 300, 10_000]), max_size=5),
+    )
+    def move(self, entries: list[tuple[list[Topic], int]], budgets: list[int]) -> None:
+        for topics, filler in entries:
+            self.add(topics, filler)
+        for budget in budgets:
+            self.take(budget)
+
+    def add(self, topics: list[Topic], filler: int) -> None:
         sequence = len(self.history) + 1
         entry = [update(topic, sequence, self.newest.get(topic), filler=filler) for topic in topics]
         self.history.append(entry)
@@ -111,8 +122,8 @@ class BufferMachine(RuleBasedStateMachine):
             assert buffer.pending[0] == messages or not dropping, "not by turns: until it is healthy"
         if buffer.policy == Policy.disconnect and calm:
             assert buffer.state == State.disconnecting or buffer.dropped == lost[0]
-        if buffer.policy == Policy.drop_oldest and wanted and calm:
-            assert buffer.pending[0], "what is new stays"
+        if buffer.policy in {Policy.drop_oldest, Policy.conflate} and calm and buffer.dropped != lost[0]:
+            assert buffer.fill > 0.55, "no more than is needed"
         if buffer.policy == Policy.conflate and calm and all(u.channel in STATE_CHANNELS for u in wanted):
             assert buffer.dropped == lost[0], "state-like messages are conflated, and that makes room"
         if buffer.policy != Policy.conflate and calm:
@@ -133,25 +144,36 @@ class BufferMachine(RuleBasedStateMachine):
         self.buffer.owe(topics)
         for topic in topics:
             (self.later if topic in self.away else self.silent).add(topic)
+            self.wanted |= {topic} & set(self.newest)
 
     # --- leaving and resuming -----------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.buffer.state != State.disconnecting)
-    @rule(topics=st.sampled_from(SUBSCRIPTIONS))
-    def leave(self, topics: list[Topic]) -> None:
+    @rule(topics=st.sampled_from(SUBSCRIPTIONS), again=st.booleans())
+    def leave(self, topics: list[Topic], *, again: bool) -> None:
         """Only when the client knows what it has: nothing is owed, or to be told, or told of what it has not come to."""
         if self.away:
             topics = self.away
         at = max(self.left if self.away else 0, *(self.got.get(topic) or 0 for topic in topics))
         told = sum(self.told.values())
         unclean = self.buffer.pending[2] or self.buffer.dropped + self.buffer.conflated != told or self.told_to > at
-        if unclean or (self.away and not self.resuming):
+        if (unclean and self.away) or (self.away and not self.resuming):
             return
+        if unclean:
+            self.drain()
+            at = max(*(self.got.get(topic) or 0 for topic in topics), self.told_to)
+        self.buffer.owe(topic for topic in topics if topic in STATES)
         self.away, self.left, self.done, self.resuming = topics, at, at, False
         self.buffer.hold()
         self.buffer.forget(lambda topic: topic in topics)
+        assert not self.buffer.pending[2]
+        self.wanted -= set(topics)
         for topic in topics:
+            for n in [n for n in self.offered[topic] if n > at]:
+                del self.of[topic, n]  # it must not come
             self.offered[topic] = [n for n in self.offered[topic] if n <= at]
+        if again:
+            self.resume()
 
     @precondition(lambda self: self.away and not self.resuming and self.buffer.state != State.disconnecting)
     @rule()
@@ -160,8 +182,8 @@ class BufferMachine(RuleBasedStateMachine):
         self.buffer.hold()
 
     @precondition(lambda self: self.resuming and self.buffer.state != State.disconnecting and self.buffer.fill <= 0.25)
-    @rule(entries=st.integers(1, 3))
-    def replay(self, entries: int) -> None:
+    @rule(entries=st.integers(1, 3), budgets=st.lists(st.sampled_from([1, 300]), max_size=3))
+    def replay(self, entries: int, budgets: list[int]) -> None:
         """As a resume does: while there is room, whatever the policy."""
         messages = self.buffer.pending[0]
         for entry in self.history[self.done : self.done + entries]:
@@ -174,14 +196,20 @@ class BufferMachine(RuleBasedStateMachine):
         assert self.buffer.pending[0] >= messages, "the policy is for what comes, not for what was missed"
         assert self.buffer.state != State.disconnecting
         self.most_bytes = max(LIMITS.bytes, self.buffer.pending[1])
+        self.replayed = True
         if self.done >= len(self.history):
             self.silent |= self.later
             self.later, self.away, self.resuming = set(), [], False
             self.buffer.hold()
+        for budget in budgets:
+            self.take(budget)
 
     # --- out ----------------------------------------------------------------------------------------------------------------
 
     @rule(budget=st.sampled_from([1, 300, 10_000]))
+    def take_some(self, budget: int) -> None:
+        self.take(budget)
+
     def take(self, budget: int) -> None:
         messages, taken = self.buffer.pending[0], set[int]()
         empty = self.buffer.empty
@@ -191,6 +219,7 @@ class BufferMachine(RuleBasedStateMachine):
         assert kinds[: kinds.index("gap") if "gap" in kinds else None].count("pong") == kinds.count("pong"), "notices come first"
         for message in found:
             self.receive(message, taken)
+        self.replayed = False
         assert not taken & self.closed, "what comes of one entry was torn apart"
         self.closed |= taken
         assert sum(len(str(message)) for message in found if message["type"] == "gap") <= budget + 2_000
@@ -217,8 +246,7 @@ class BufferMachine(RuleBasedStateMachine):
                 assert sum(t["count"] for t in message["topics"]) == message["count"]
                 for t in message["topics"]:
                     topic = (t["channel"], t["symbol"])
-                    held = topic in self.away
-                    assert held or message["type"] == "conflated" or self.states[-1] in {"dropping", "disconnecting"}
+                    assert self.replayed or message["type"] == "conflated" or self.states[-1] in {"dropping", "disconnecting"}
                     assert message["type"] == "dropped" or topic[0] in STATE_CHANNELS, "a trade was conflated away"
                     first, last = (int(t[f"{end}_position"].rpartition(":")[2]) for end in ("first", "last"))
                     assert t["count"] <= len([n for n in self.offered[topic] if first <= n <= last])
@@ -245,6 +273,7 @@ class BufferMachine(RuleBasedStateMachine):
         last = self.got.get(topic)
         if message.get("healed_by") == "snapshot":
             assert at >= (last or 0), f"{topic} went back"
+            self.wanted.discard(topic)
             if topic not in self.silent:
                 self.all_told(topic)
         else:
@@ -265,6 +294,9 @@ class BufferMachine(RuleBasedStateMachine):
         found = len(self.received[topic]) + self.told[topic]
         assert found == len(self.offered[topic]) or (topic in self.silent and found < len(self.offered[topic])), topic
 
+    def counted(self) -> None:
+        assert self.buffer.dropped + self.buffer.conflated == sum(self.told.values())
+
     @invariant()
     def bounds(self) -> None:
         messages, size, owed = self.buffer.pending
@@ -272,6 +304,8 @@ class BufferMachine(RuleBasedStateMachine):
         assert size <= self.most_bytes
         assert owed <= len(STATES)
         assert self.buffer.state != State.healthy or self.buffer.fill < LIMITS.high
+        assert self.buffer.state != State.disconnecting or self.buffer.pending == (0, 0, 0)
+        assert not self.buffer.idle or (self.buffer.state == State.healthy and not messages)
         if size <= LIMITS.bytes:
             self.most_bytes = LIMITS.bytes
 
@@ -292,20 +326,30 @@ class BufferMachine(RuleBasedStateMachine):
             self.resume()
         self.drain()
         while self.resuming:
-            self.replay(1)
+            self.replay(1, [])
             self.drain()
         assert self.buffer.empty
         assert self.buffer.idle
         assert self.buffer.pending == (0, 0, 0)
         assert self.pings == 0
+        assert not self.wanted
+        self.counted()
         for topic in TOPICS:
             self.all_told(topic)
             if topic in STATES:
                 assert self.got.get(topic) == self.newest.get(topic), f"{topic} did not converge"
 
 
-BufferMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)
+BufferMachine.TestCase.settings = settings(max_examples=250, stateful_step_count=30, deadline=None)
 test_a_client_knows_all_or_is_told_what_it_misses = BufferMachine.TestCase
+
+
+@pytest.mark.parametrize(("policy", "stays"), [(Policy.drop_oldest, [3, 4, 5]), (Policy.drop_newest, [1, 2, 3])])
+def test_which_end_is_dropped(policy: Policy, stays: list[int]) -> None:
+    buffer = Buffer(policy, Limits(messages=3))
+    buffer.offer([update(("trade", "A"), n, n - 1) for n in range(1, 6)])
+    sent = [msgspec.json.decode(data) for data in buffer.take(10_000, lambda _: None)]
+    assert [s["position"] for s in sent if s["type"] == "gap"] == [f"x_md_0:{n}" for n in stays]
 
 
 def test_hysteresis() -> None:
@@ -348,3 +392,22 @@ def test_what_comes_of_one_entry_is_taken_at_once() -> None:
     taken = buffer.take(1, lambda _: None)
     assert [msgspec.json.decode(data)["position"] for data in taken] == ["x_md_0:7"] * 4
     assert len(buffer.take(1, lambda _: None)) == 1
+
+
+def test_what_was_dropped_while_it_is_resumed_is_left_out_until_a_snapshot_behind_it() -> None:
+    held = {("book", "A")}
+    buffer = Buffer(Policy.drop_oldest, Limits(messages=2), lambda topic: topic in held)
+    buffer.offer_missed([update(("book", "A"), 1, None)])
+    buffer.owe([("book", "A")])
+    buffer.offer([update(("trade", "A"), n, n - 1) for n in (7, 8, 9)])
+    buffer.offer_missed([update(("book", "A"), n, n - 1) for n in (2, 3)])
+
+    def taken() -> list[tuple[str, int]]:
+        sent = [msgspec.json.decode(data) for data in buffer.take(10_000, lambda topic: update(topic, 9, None, snapshot=True))]
+        return [(s.get("channel", s["type"]), s.get("count", 0)) for s in sent if s["type"] != "state"]
+
+    assert taken() == [("dropped", 4), ("trade", 0), ("trade", 0)]
+    held.clear()
+    buffer.hold()
+    assert taken() == [("book", 0)]
+    assert buffer.idle

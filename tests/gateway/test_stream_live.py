@@ -317,24 +317,3 @@ def test_while_it_resumes_a_client_gets_nothing_of_the_present(tmp_path: Path, m
                         assert books == set(market.symbols)
 
     asyncio.run(run())
-
-
-def test_a_snapshot_that_is_asked_for_while_resuming_comes_behind_what_was_missed(tmp_path: Path) -> None:
-    async def run() -> None:
-        with nats_server(tmp_path) as server:
-            async with journal_of(server) as journal:
-                market = Market(random.Random(31), 3)
-                await write(journal, market, 6_000)
-                history = await History.read(journal)
-                async with gateway_of(server, tmp_path) as gateway, client_of(gateway.port, "symbols=*&resume=local_md_0:0") as ws:
-                    await send(ws, op="snapshot", channels=["book"], symbols=["*"], id="now")
-                    follower = Checked()
-                    snapshots = 0
-                    while snapshots < len(market.symbols) or not same(follower, history, market.symbols):
-                        for message in await messages(ws):
-                            follower.receive(message)
-                            if message["type"] == "book" and message["kind"] == "snapshot" and "prev_position" not in message:
-                                snapshots += follower.seen["snapshots"]
-                    follower.check(history)
-
-    asyncio.run(run())
