@@ -226,6 +226,42 @@ def test_a_past_day_that_happens_again_is_not_called_live(chrome: Browser, venue
         stop(again)
 
 
+def test_a_key_is_asked_for_until_it_fits_and_again_when_it_is_revoked(chrome: Browser, venue: Running, tmp_path: Path) -> None:
+    for folder in ("environments", "feeds", "schemas"):
+        (tmp_path / "exchanges" / folder).mkdir(parents=True)
+    (tmp_path / "exchanges" / "environments" / "local.yaml").write_text("name: local\nfeed: kalshi\ngateway:\n  require_key: true\n")
+
+    def key(*args: str) -> Any:
+        told = subprocess.run(command("gateway", "key", *args, "-o", "json"), env=environ(venue.data), capture_output=True, check=True)
+        return json.loads(told.stdout)
+
+    fits = key("create", "door")["key"]
+    port = free_port()
+    locked = venue.run("run", "gateway", "--port", str(port), "--project", str(tmp_path))
+    try:
+        until(lambda: is_listening(port) or locked.poll() is not None, "the gateway does not listen")
+        with tab(chrome, f"http://127.0.0.1:{port}/") as found:
+            page, door = found.page, found.page.locator("#door")
+            page.keyboard.press("Escape")  # there is nothing behind it
+            expect(door).to_be_visible()
+            for typed in ("wrong", fits):
+                page.locator("#door-key").press_sequentially(typed)
+                page.keyboard.press("Enter")
+                if typed == "wrong":
+                    expect(page.locator("#door-reason")).to_have_text("no such key")
+            expect(page.locator("#when")).to_have_text("live")
+            expect(page.locator("#book-state")).to_have_text("valid")
+            expect(door).not_to_be_visible()
+            key("revoke", "door", "--reason", "the laptop is lost")
+            expect(door).to_be_visible()
+            expect(page.locator("#door-reason")).to_have_text(re.compile("revoked"))
+            assert fits not in page.content()
+            # The browser itself says in the console that it was refused, as is who asks for clients without the scope admin.
+            found.complaints = [line for line in found.complaints if not re.search("WebSocket connection to|status of (401|403|503)", line)]
+    finally:
+        stop(locked)
+
+
 def test_the_keyboard_is_enough(chrome: Browser, venue: Running) -> None:
     with opened(chrome, venue) as found:
         page = found.page

@@ -371,6 +371,7 @@ class Page {
     const read = (path, query, take, fail) =>
       this.#rest.get(path, query).then(take, (error) => {
         if (!(error instanceof Refused)) throw error;
+        if (error.status === 403) this.#askedAt[name] = Infinity; // until there is another key
         fail?.(error.message);
       });
     switch (name) {
