@@ -104,7 +104,7 @@ export class Chart {
 
   #tell(candle) {
     const words = candle
-      ? `${rfc3339(candle.at).slice(11, this.step < 60_000 ? 19 : 16)}  O ${candle.open}  H ${candle.high}  L ${candle.low}  C ${candle.close}  V ${candle.volume}`
+      ? `${rfc3339(candle.at).slice(11, this.step < 60_000 ? 19 : 16)} O ${candle.open} H ${candle.high} L ${candle.low} C ${candle.close} V ${candle.volume}`
       : "";
     say(this.#readout, words);
   }

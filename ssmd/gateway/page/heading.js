@@ -47,7 +47,7 @@ export class Heading {
   closing(now) {
     if (!this.#close) return;
     const left = this.#close - now;
-    say(find("closes"), `${left > 0 ? "closes in" : "closed"} ${span(Math.abs(left))}${left > 0 ? "" : " ago"} · ${instant(rfc3339(this.#close))}`);
+    say(find("closes"), `${left > 0 ? "closes in" : "closed"} ${span(Math.abs(left))}${left > 0 ? "" : " ago"} · ${instant(rfc3339(this.#close)).slice(0, 16)}`);
   }
 
   #prices = {};
