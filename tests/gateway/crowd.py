@@ -230,6 +230,10 @@ class Visitor:
             life.check(truth, channels, ended=life is not self.lives[-1])
         last = self.lives[-1]
         for symbol, (state, book) in truth.last.items():
-            if "book" in self.channels and symbol in last.books:
+            if "book" in self.channels:
                 assert last.books[symbol][0] == state, symbol
                 assert state != "VALID" or last.marks[symbol] == book, f"{symbol} is not what it became"
+            if {"book", "bbo"} <= self.channels and state == "VALID":
+                _, bids, asks = last.books[symbol]
+                best = max(bids.items(), default=None), min(asks.items(), default=None)
+                assert last.bests[symbol] == (state, *best), f"{symbol}: {last.bests[symbol]}, but {best} by its book"
