@@ -169,7 +169,9 @@ class Gatekeeper:
     def holding(self, grant: Grant, close: Callable[[str], object], most: int) -> Iterator[None]:
         """While a client has a stream open: `close` is called, with why, when its key ends. Raises `Problem` beyond `most` of one key."""
         if len(self._open.get(grant.key, ())) >= most:
-            raise Problem("too-many-requests", f"key {grant.key} has {most} streams open; close some first", headers={"Retry-After": "10"})
+            whose = f"key {grant.key}" if grant.key != LOOPBACK else "all who come without a key together"
+            told = f"{whose} may have {most} streams open (limits.connections_per_key); close some first"
+            raise Problem("too-many-requests", told, headers={"Retry-After": "10"})
         with _held(self._open, grant.key, close):
             yield
 

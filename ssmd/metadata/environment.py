@@ -189,7 +189,7 @@ class GatewayLimits(Model):
     requests: int = Field(50, ge=1, le=100_000, description="Requests a second of one key, on average.")
     burst: int = Field(200, ge=1, le=1_000_000, description="Requests of one key at once, after a rest.")
     connections: int = Field(1_000, ge=1, le=100_000, description="Connections in all.")
-    connections_per_key: int = Field(100, ge=1, le=100_000, description="Open streams of one key.")
+    connections_per_key: int = Field(100, ge=1, le=100_000, description="Open streams of one key; all who come without one count as one.")
     subscriptions: int = Field(100, ge=1, le=10_000, description="Subscriptions of one stream.")
     buffer_messages: int = Field(20_000, ge=100, le=1_000_000, description="Messages that wait for one slow client.")
     buffer_mib: int = Field(8, ge=1, le=1_024, description="And what they may take.")
