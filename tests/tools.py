@@ -64,6 +64,15 @@ class Served:
                 raise RuntimeError(f"{argv[0]} did not start: {path.read_text()[-2000:]}")
             time.sleep(0.02)
 
+    def hang(self) -> None:
+        """From now on it takes connections and answers nothing, until `go_on`."""
+        assert self._process
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self._process
+        os.killpg(self._process.pid, signal.SIGCONT)
+
     def kill(self) -> None:
         """SIGKILL, its children included."""
         if self._process:

@@ -34,6 +34,7 @@ VERSION = 1
 TYPES = ("book", "bbo", "ticker", "market", "trade")
 EVERY_S = 0.25
 _AGAIN_S = 2.0
+_SLOW_S = 3.0
 _DEAD_S = 10.0  # a build by another gateway that does not move any more
 _SLICE = 20  # topics that are encoded before others have their turn: about 2 ms
 _BUILT = 500  # symbols of one transaction of a build
@@ -79,6 +80,7 @@ class SharedQuotes:
         self._forgotten = view.forgotten.times
         self._foreign: tuple[bytes, int] = (b"", 0)  # another's build, and when it was seen first
         self.status = "not written yet"
+        self._begun_ns = 0  # when what is being done was begun
         self.written = 0  # values, since it was made
 
     def key(self, *parts: str) -> str:
@@ -87,6 +89,7 @@ class SharedQuotes:
     async def run(self) -> None:
         while True:
             pause_s = EVERY_S
+            self._begun_ns = self._clock.mono_ns()
             try:
                 self.status = await self.catch_up()
             except StoreError as error:
@@ -95,11 +98,17 @@ class SharedQuotes:
                 pause_s = _AGAIN_S
             except _Elsewhere:
                 pass
+            self._begun_ns = 0
             await self._clock.sleep(pause_s)
 
     def check(self) -> Check:
         """The gateway serves from its own fold: without the cache it is not unready."""
-        return Check(name=f"cache {self._view.stream.name}", good=not self.status, reason=self.status or "up to date", needed=False)
+        why = self.status
+        if (
+            not why and self._begun_ns and self._clock.mono_ns() - self._begun_ns > _SLOW_S * 1e9
+        ):  # it hangs, or everything is written again
+            why = f"{self.key('position')}: not up to date: the cache takes more than {_SLOW_S:g} s to answer"
+        return Check(name=f"cache {self._view.stream.name}", good=not why, reason=why or "up to date", needed=False)
 
     async def catch_up(self) -> str:
         """Bring the cache up to the view; why it is not, if it is not. Raises `CacheError`, `StoreError`, `_Elsewhere`."""

@@ -64,7 +64,10 @@ async def check(nats: Any, cache: valkey.Valkey, settings: Settings) -> None:
         async def is_at_220() -> bool:
             return await position() == 220
 
-        async with asyncio.timeout(200):
+        async def is_at_240() -> bool:
+            return await position() == 240
+
+        async with asyncio.timeout(250):
             await eventually(is_good)
             symbol = market.symbols[0]
             book = json.loads(await redis.get(f"local:kalshi:book:{symbol}") or b"{}")
@@ -84,6 +87,19 @@ async def check(nats: Any, cache: valkey.Valkey, settings: Settings) -> None:
                 await next_of(ws, "book")
             cache.start()
             await eventually(is_at_220)
+            await eventually(is_good)
+            cache.hang()
+            began_s = asyncio.get_running_loop().time()
+            await eventually(is_bad)
+            assert asyncio.get_running_loop().time() - began_s < 15, "before the client of the cache gives up, after 20 s"
+            ready, found = await health()
+            assert ready
+            assert "takes more than 3 s to answer" in found["reason"]
+            async with client_of(gateway.port, f"symbols={symbol}&channels=book") as ws:
+                await next_of(ws, "book")
+                await write(journal, market, 20)
+            cache.go_on()
+            await eventually(is_at_240)
             await eventually(is_good)
         gateway.stop()
         await asyncio.wait_for(running, 20)
