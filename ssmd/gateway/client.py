@@ -71,10 +71,11 @@ class Subscription(msgspec.Struct):
 
 
 class Client:
-    """`who` and `peer` are for people. Call its methods from the event loop only."""
+    """`who` and `peer` are for people; what it asks is counted by its `seat`. Call its methods from the event loop only."""
 
-    def __init__(self, hub: Hub, output: Output, name: str, *, who: str, peer: str, policy: Policy, now_ns: int) -> None:
+    def __init__(self, hub: Hub, output: Output, name: str, *, who: str, peer: str, policy: Policy, now_ns: int, seat: str = "") -> None:
         self.id = name
+        self.seat = seat or name
         self.who, self.peer = who, peer
         self.connected_ns = now_ns
         self.subscriptions: dict[str, Subscription] = {}
@@ -183,11 +184,13 @@ class Client:
 
     def regroup(self) -> None:
         """After its subscriptions have changed. The hub has distributed all that was collected."""
+        held = self._behind
         resuming = [s for s in self.subscriptions.values() if not s.attached]
         self._missed = frozenset[Selector]().union(*(s.missed for s in resuming))
         self._behind = frozenset[Selector]().union(*(s.selectors for s in resuming))
         self._live = frozenset[Selector]().union(*(s.selectors for s in self.subscriptions.values() if s.attached))
-        self._buffer.hold()
+        if held or self._behind:
+            self._buffer.hold()
         self._hub.regroup(self)
 
     def remove(self, subscription: Subscription) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -40,6 +40,10 @@ class State(Protocol):
 
     def symbols(self) -> Iterable[str]:
         """Every symbol of which anything is known."""
+        ...
+
+    def members(self, kind: str, name: str) -> Collection[str]:
+        """Those of a group; `kind` is of `message.GROUPS`."""
         ...
 
 
@@ -226,18 +230,12 @@ class Hub:
     def topics(self, chosen: Iterable[Selector]) -> list[Topic]:
         """The state-like topics that selectors choose just now."""
         found: dict[Topic, None] = {}
-        groups: dict[tuple[str, str], list[str]] = {}  # channels of which a series or category is chosen
         for channel, kind, name in sorted(s for s in chosen if s[0] in STATE_CHANNELS):
             if kind == "symbol":
                 found[channel, name] = None
-            elif kind == "all":
-                found.update(dict.fromkeys((channel, symbol) for symbol in self.state.symbols()))
             else:
-                groups.setdefault((kind, name), []).append(channel)
-        for symbol in self.state.symbols() if groups else ():  # once, however many are chosen
-            series, category = self.state.kinds(symbol)
-            for channel in (*groups.get(("series", series), ()), *groups.get(("category", category), ())):
-                found[channel, symbol] = None
+                symbols = self.state.symbols() if kind == "all" else self.state.members(kind, name)
+                found.update(dict.fromkeys((channel, symbol) for symbol in symbols))
         return list(found)
 
     def set_mode(self, client: Client, mode: str, interval_ms: int, reason: str = "") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import count
 from math import ceil
 from typing import NamedTuple
 
@@ -53,3 +54,18 @@ class Rates:
             "RateLimit-Reset": str(reset),
         }
         return found if taken.allowed else {**found, "Retry-After": str(max(1, reset))}
+
+
+class Seats:
+    """Names by which connections are counted: the least free one of those of their key, so that who connects anew begins no new count."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def take(self, who: str) -> str:
+        seat = next(name for number in count(1) if (name := f"{who} {number}") not in self._taken)
+        self._taken.add(seat)
+        return seat
+
+    def free(self, seat: str) -> None:
+        self._taken.discard(seat)

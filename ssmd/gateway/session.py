@@ -23,7 +23,9 @@ from ssmd.gateway.views import Views
 
 MAX_REPLAY = 5_000_000  # entries that are folded again for one client
 _NEARLY = 500  # messages: the rest of a replay is offered at once, if it is no quarter of the buffer
-_WIDE_S, _WIDE = 2_000, 50_000  # names and states that requests of one client may take, a second and at once (or ten times all symbols)
+_WIDE_S, _WIDE = 2_000, 50_000  # names and states that requests of one seat may take, a second and at once; or these parts of all symbols
+_WIDE_S_PART, _WIDE_PART = 0.1, 10
+_LOOK = 4  # for each thing that waits when a subscription ends: whether it was of that one
 _STRANGE_S, _STRANGE = 200, 4_000  # unknown names of one key, on all its connections, a second and at once; then only requests of few names
 _FEW, _NEAR_COST = 50, 50  # which they are; and what looking for names like one costs
 _ALL = 1 << 62
@@ -87,7 +89,7 @@ class Sessions:
 
     def _compare(self, client: Client, asked: Subscribe) -> None:
         """Subscribe as soon as it is known whether the streams are those of the mark."""
-        if sum(one is client for one in self._comparing.values()) >= self.max_subscriptions:
+        if sum(one.seat == client.seat for one in self._comparing.values()) >= self.max_subscriptions:
             raise CallerError(f"{self.max_subscriptions} of your marks are being compared; wait for the answers")
 
         async def work() -> None:
@@ -136,18 +138,11 @@ class Sessions:
     def _known(self, client: Client, chosen: frozenset[Selector]) -> tuple[frozenset[Selector], list[m.Unknown]]:
         """What of it there is. Each name, and each state of all, is work that others wait for. Raises `CallerError` for too much of it."""
         symbols = {name for _, kind, name in chosen if kind == "symbol" and name}
-        everything = len(self.views.symbols())
-        self._wide.burst = max(_WIDE, 10 * everything)
-        kept = [(channel, kind) for channel, kind, _ in chosen if channel in STATE_CHANNELS]
-        broad = {channel for channel, kind in kept if kind != "symbol"}
-        states = len(broad) * everything + sum(kind == "symbol" for _, kind in kept)
-        taken = self._wide.take(client.id, states + len(symbols))
+        names = {name for *_, name in chosen}
         guessed = self._strange.take(client.who, 0)
-        wait_s = 0.0 if taken.allowed else taken.wait_s
-        if len({name for *_, name in chosen}) > _FEW and guessed.left < _STRANGE // 4:
-            wait_s = max(wait_s, (_STRANGE // 4 - guessed.left) / _STRANGE_S)
-        if wait_s:
-            raise CallerError(f"that is too much so soon after what you asked before: ask again in {ceil(wait_s)} s, or for less")
+        if len(names) > _FEW and guessed.left < _STRANGE // 4:
+            raise _too_much((_STRANGE // 4 - guessed.left) / _STRANGE_S)
+        self._pay(client, len(names) + sum(self._states(kind, name) for channel, kind, name in chosen if channel in STATE_CHANNELS))
         strange = self.views.strange(symbols)
         unknown = [m.Unknown(name) for name in sorted(strange)]
         for group in m.GROUPS:  # their markets may still come
@@ -162,6 +157,20 @@ class Sessions:
                 one.near = self.views.near(one.name, one.kind)
         return frozenset(s for s in chosen if s[1] != "symbol" or s[2] not in strange), unknown
 
+    def _pay(self, client: Client, cost: int) -> None:
+        """Raises `CallerError` for what is too much just now."""
+        everything = len(self.views.symbols())
+        self._wide.per_s, self._wide.burst = max(_WIDE_S, int(_WIDE_S_PART * everything)), max(_WIDE, _WIDE_PART * everything)
+        taken = self._wide.take(client.seat, cost)
+        if not taken.allowed:
+            raise _too_much(taken.wait_s)
+
+    def _states(self, kind: str, name: str) -> int:
+        """How many a selector chooses of one channel."""
+        if kind == "symbol":
+            return 1
+        return len(self.views.symbols() if kind == "all" else self.views.members(kind, name))
+
     def _count(self, chosen: frozenset[Selector]) -> int | None:
         """Of symbols, where they are named."""
         if any(kind != "symbol" for _, kind, _ in chosen):
@@ -173,6 +182,7 @@ class Sessions:
         if subscription is None:
             known = ", ".join(client.subscriptions) or "none"
             raise CallerError(f"you have no subscription {asked.subscription!r}; you have {known}")
+        self._pay(client, _LOOK * sum(client.buffer.pending[::2]))
         self.hub.distribute()
         client.remove(subscription)
         client.tell(m.Unsubscribed(subscription=subscription.id, id=asked.id))
@@ -224,3 +234,7 @@ class Sessions:
         subscription.attached = True
         client.regroup()
         client.owe(self.hub.topics(present))
+
+
+def _too_much(wait_s: float) -> CallerError:
+    return CallerError(f"that is too much so soon after what you asked before: ask again in {ceil(wait_s)} s, or for less")

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 import zlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import count
@@ -22,7 +23,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPe
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request as Handshake
 from websockets.http11 import Response
-from websockets.protocol import OPEN
+from websockets.protocol import OPEN, Event
 from websockets.server import ServerProtocol
 from websockets.typing import ExtensionParameter, Subprotocol
 
@@ -33,7 +34,7 @@ from ssmd.gateway.buffer import Policy
 from ssmd.gateway.client import Client
 from ssmd.gateway.hub import FLUSH_S
 from ssmd.gateway.problem import MEDIA, Problem, encode, problem_of
-from ssmd.gateway.rates import Rates
+from ssmd.gateway.rates import Rates, Seats
 from ssmd.gateway.request import MAX_MESSAGE, parse_url
 from ssmd.gateway.session import Sessions
 
@@ -45,6 +46,9 @@ _CLOSE_S = 2.0  # for what was written before the end to go out
 _SHUT_S = 0.5  # where the key has ended: shut out within a second, whether it takes what was written or not
 _REQUESTS, _BURST = 20, 100  # a second of one connection, and at once
 _FRAMES, _FRAME_BURST = 100, 500  # of any kind: pings and empty fragments are no requests, and cost 20 µs each
+_LONG_S = 0.01  # what takes longer is followed by a rest, so many times as long, in which others are heard
+_REST = 9
+_ANEW = 3  # times so many at once of all connections that have one seat after the other
 _SLICE = 1 << 10  # bytes that are parsed at a time: 170 of the smallest frames
 _silent = logging.getLogger("ssmd.gateway.websocket")
 _silent.setLevel(logging.CRITICAL)
@@ -62,6 +66,9 @@ class Door:
         self.connections, self.per_key = connections, per_key
         self.extensions = [_Deflate()] if compression else []
         self.ready: Callable[[], bool] = lambda: sessions.views.ready
+        self.seats = Seats()
+        self.requests = Rates(sessions.clock, _REQUESTS, _ANEW * _BURST)
+        self.frames = Rates(sessions.clock, _FRAMES, _ANEW * _FRAME_BURST)
         self._numbers = count(1)
 
     def name(self) -> str:
@@ -103,13 +110,16 @@ class StreamProtocol(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._client: Client | None = None
+        self._came = bytearray()  # that is not parsed yet,
+        self._events: deque[Event] = deque()  # and that is parsed and not done yet
+        self._resting = False
         self._parts = bytearray()
         self._text = True
         self._rates = Rates(door.sessions.clock, _REQUESTS, _BURST)
         self._frames = Rates(door.sessions.clock, _FRAMES, _FRAME_BURST)
         self._deaf = False
         self._held = ExitStack()
-        self._peer = ""
+        self._peer = self._seat = ""
         self._grant: Grant | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._paused = False
@@ -127,6 +137,7 @@ class StreamProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
+        self._deaf = True
         for timer in self._timers.values():
             timer.cancel()
         self._state.connections.discard(self)
@@ -135,6 +146,7 @@ class StreamProtocol(asyncio.Protocol):
             self._client.close(1006, "")
 
     def eof_received(self) -> None:
+        self._deaf = True
         self._conn.receive_eof()
 
     def pause_writing(self) -> None:
@@ -143,7 +155,7 @@ class StreamProtocol(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        if not self._transport.is_closing():
+        if not (self._resting or self._transport.is_closing()):
             self._transport.resume_reading()
         if self._client:
             self._door.sessions.hub.drain(self._client)
@@ -157,16 +169,38 @@ class StreamProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
-        for at in range(0, len(data), _SLICE):
-            if self._deaf:
-                return
-            self._conn.receive_data(data[at : at + _SLICE])
-            for event in self._conn.events_received():
-                if isinstance(event, Handshake):
-                    self._handshake(event)
-                elif isinstance(event, Frame):
-                    self._frame(event)
+        self._came += data
+        if not self._resting:
+            self._work()
+
+    def _work(self) -> None:
+        """Do what came; the rest of it later, where others would have to wait for it."""
+        while (self._events or self._came) and not self._deaf:
+            if not self._events:
+                self._conn.receive_data(bytes(self._came[:_SLICE]))
+                del self._came[:_SLICE]
+                self._events.extend(self._conn.events_received())
+            began_s = self._loop.time()
+            if self._events:
+                self._hear(self._events.popleft())
             self._send()
+            if (took_s := self._loop.time() - began_s) > _LONG_S and not self._transport.is_closing():
+                self._resting = True
+                self._transport.pause_reading()
+                self._after("rest", _REST * took_s, self._go_on)
+                return
+
+    def _go_on(self) -> None:
+        self._resting = False
+        if not (self._paused or self._transport.is_closing()):
+            self._transport.resume_reading()
+        self._work()
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Handshake):
+            self._handshake(event)
+        elif isinstance(event, Frame):
+            self._frame(event)
 
     def _send(self) -> None:
         """Write what the protocol wants written: pongs, closing frames."""
@@ -241,6 +275,8 @@ class StreamProtocol(asyncio.Protocol):
         if len(self._door.sessions.hub.clients) >= self._door.connections:
             raise Problem("busy", "too many clients are connected", headers={"Retry-After": "10"})
         self._held.enter_context(self._door.gatekeeper.holding(grant, self._revoked, self._door.per_key))
+        self._seat = self._door.seats.take(grant.who)
+        self._held.callback(self._door.seats.free, self._seat)
         return None
 
     def _refusal(self, problem: Problem, path: str) -> Response:
@@ -268,6 +304,7 @@ class StreamProtocol(asyncio.Protocol):
             peer=self._peer,
             policy=policy or Policy.drop_oldest,
             now_ns=now_ns,
+            seat=self._seat,
         )
         self._client = client
         sessions.hub.add(client)
@@ -289,7 +326,7 @@ class StreamProtocol(asyncio.Protocol):
     # --- frames -------------------------------------------------------------------------------------------------------------
 
     def _frame(self, frame: Frame) -> None:
-        if not self._frames.take("").allowed:
+        if not (self._frames.take("").allowed and self._door.frames.take(self._seat).allowed):
             self._deaf = True  # what else it sends is not looked at, its goodbye neither
             if self._client:
                 self._client.close(1008, "too many frames")
@@ -305,7 +342,7 @@ class StreamProtocol(asyncio.Protocol):
         client = self._client
         if client is None or client.closed:
             return
-        if not self._rates.take("").allowed:
+        if not (self._rates.take("").allowed and self._door.requests.take(self._seat).allowed):
             client.say_last(m.Failed(code="too_many_requests", message=f"more than {_REQUESTS} requests a second; connect again later"))
             client.close(1008, "too many requests")
         elif not self._text:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from functools import partial
@@ -19,10 +19,12 @@ from projections.status import StatusView
 from projections.ticker import TickerView
 from projections.trades import TradeView
 from ssmd.gateway import message as m
+from ssmd.gateway.kinds import Kinds
 from ssmd.gateway.message import Update, when
 from ssmd.gateway.problem import Problem
 from ssmd.gateway.view import MarketView, Publish
 from ssmd.secmaster.query import near
+from ssmd.secmaster.view import Place
 from ssmd.secmaster.view import View as Markets
 
 _RETRY_S = 1.0
@@ -116,9 +118,12 @@ class Views:
         self._markets = markets
         self._refresh = refresh
         self._of: dict[str, MarketView] = {}
-        self._kinds: dict[str, tuple[str, str]] = {}
+        self._kinds = Kinds()
         self._unnamed: set[str] = set()  # those of them that the security master does not have yet
-        self._groups: dict[str, set[str]] = {kind: set() for kind in m.GROUPS}  # that markets are of
+        self._named: Place | None = None  # what it had when they were looked up
+        self._symbols: list[str] = []
+        self._lists: list[list[str]] = []  # of the views, that the symbols were collected from
+        self._sorted: list[str] = []  # symbols whose kinds are all known
 
     # --- following ----------------------------------------------------------------------------------------------------------
 
@@ -178,40 +183,40 @@ class Views:
                 return
 
     async def _name_markets(self, markets: Markets, refresh: Callable[[], Awaitable[object]]) -> None:
-        place = None
         while True:
             # Names are as old as they are when this fails; the stream goes on.
             with suppress(StoreError, CorruptionError, TimeoutError, Problem):
                 await refresh()
-                if (now := markets.place) != place:
-                    place = now
-                    for symbol in self._unnamed:
-                        self._kinds.pop(symbol, None)
-                    self._unnamed.clear()
+                strange: list[str] = []
+                if (place := markets.place) != self._named:
+                    self._named = place
+                    strange += self._unnamed
                 known = self.symbols()
                 if len(self._kinds) > 2 * len(known) + _LOOKED_UP:  # views forget what is over
-                    for symbol in self._kinds.keys() - set(known):
-                        del self._kinds[symbol]
+                    for symbol in set(self._kinds).difference(known):
+                        self._kinds.drop(symbol)
                         self._unnamed.discard(symbol)
                     self._of.clear()
                 # Looked up before they are asked for, a few at a time.
-                strange = [symbol for symbol in known if symbol not in self._kinds]
+                strange += [symbol for symbol in known if symbol not in self._kinds]
                 for at in range(0, len(strange), _LOOKED_UP):
                     self._learn(strange[at : at + _LOOKED_UP])
                     await self._clock.sleep(0)
             await self._clock.sleep(_REFRESH_S)
 
     def _learn(self, symbols: Sequence[str]) -> None:
-        rows = self._markets.rows(symbols) if self._markets else {}
+        try:
+            rows = self._markets.rows(symbols) if self._markets else {}
+        except StorageError:
+            rows, self._named = {}, None  # they are looked up again soon
         for symbol in symbols:
             series, category = symbol.partition("-")[0], ""
             if (row := rows.get(symbol)) and row.known.market:
                 series, category = row.known.market.series or series, row.known.market.category
+                self._unnamed.discard(symbol)
             else:
                 self._unnamed.add(symbol)
-            self._kinds[symbol] = series, category
-            self._groups["series"].add(series)
-            self._groups["category"].add(category)
+            self._kinds.put(symbol, series, category)
 
     # --- questions ----------------------------------------------------------------------------------------------------------
 
@@ -233,8 +238,11 @@ class Views:
         return found
 
     def symbols(self) -> list[str]:
-        """Every symbol of which anything is known, sorted."""
-        return self.shards[0].symbols() if len(self.shards) == 1 else sorted(set().union(*(view.symbols() for view in self.shards)))
+        """Every symbol of which anything is known, sorted: the same list until there are others."""
+        lists = [view.symbols() for view in self.shards]
+        if len(lists) != len(self._lists) or any(now is not was for now, was in zip(lists, self._lists, strict=True)):
+            self._lists, self._symbols = lists, lists[0] if len(lists) == 1 else sorted(set().union(*lists))
+        return self._symbols
 
     def of(self, symbol: str) -> MarketView | None:
         """The view that knows the symbol."""
@@ -274,12 +282,16 @@ class Views:
     def kinds(self, symbol: str) -> tuple[str, str]:
         """Series and category. Without a security master a series is what stands before the first dash."""
         if (found := self._kinds.get(symbol)) is None:
-            try:
-                self._learn([symbol])
-            except StorageError:
-                return symbol.partition("-")[0], ""
-            found = self._kinds[symbol]
+            self._learn([symbol])
+            found = self._kinds.of(symbol)
         return found
+
+    def members(self, kind: str, name: str) -> Collection[str]:
+        """Symbols of a group, also some of which nothing is known any more."""
+        if (known := self.symbols()) is not self._sorted:
+            self._learn([symbol for symbol in known if symbol not in self._kinds])
+            self._sorted = known
+        return self._kinds.members(kind, name)
 
     def strange(self, symbols: Iterable[str]) -> set[str]:
         """Those that are no markets, as far as is known: neither captured nor in the security master."""
@@ -294,7 +306,7 @@ class Views:
 
     def lacking(self, kind: m.Group, names: Iterable[str]) -> list[str]:
         """Those of the names, sorted, of which series or category there is no market, as far as is known."""
-        found = {n for n in names if n not in self._groups[kind] and not (kind == "series" and "-" not in n and self._begins(f"{n}-"))}
+        found = {n for n in names if n not in self._kinds.names(kind) and not (kind == "series" and "-" not in n and self._begins(f"{n}-"))}
         with suppress(StorageError):
             found -= self._markets.groups_of(kind, found) if self._markets and found else set()
         return sorted(found)
@@ -307,7 +319,7 @@ class Views:
     def near(self, name: str, kind: str = "symbol") -> list[str]:
         """Names like one that is unknown."""
         known = []
-        for names in [view.symbols() for view in self.shards] if kind == "symbol" else [sorted(self._groups[kind])]:
+        for names in [view.symbols() for view in self.shards] if kind == "symbol" else [sorted(self._kinds.names(kind))]:
             at = bisect_left(names, name)
             known += names[max(0, at - _COMPARED) : at + _COMPARED]
         if self._markets and kind == "symbol":

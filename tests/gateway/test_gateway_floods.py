@@ -171,6 +171,23 @@ def test_who_asks_for_snapshots_without_end_is_cut_off_and_others_are_answered(s
         assert asked(honest, {"op": "snapshot", "symbols": [GOLD]}, lambda m: m["type"] == "book")["symbol"] == GOLD
 
 
+def test_who_connects_anew_may_not_ask_more(served: Served) -> None:
+    """A hundred requests of each connection were done, of however many a second."""
+    ended = []
+    for _ in range(8):
+        with suppress(ConnectionClosed), connect(f"ws://127.0.0.1:{served.port}/v1/stream", compression=None) as ws:
+            try:
+                for n in range(90):
+                    ws.send(json.dumps({"op": "ping", "id": str(n)}))
+                while '"id":"89"' not in str(ws.recv(60)):
+                    pass
+            except ConnectionClosed:
+                ended.append(ws.close_code)
+    assert ended
+    assert set(ended) <= {1006, 1008}
+    time.sleep(5)
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is looked at in /proc")
 def test_connections_that_come_and_go_leave_nothing(served: Served) -> None:
     def resident() -> int:
