@@ -13,6 +13,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 from typing import Any, Protocol, cast
 
@@ -33,6 +34,7 @@ from ssmd.gateway.access import SUBPROTOCOL, Gatekeeper, Grant
 from ssmd.gateway.buffer import Policy
 from ssmd.gateway.client import Client
 from ssmd.gateway.hub import FLUSH_S
+from ssmd.gateway.porch import place_of
 from ssmd.gateway.problem import MEDIA, Problem, encode, problem_of
 from ssmd.gateway.rates import Rates, Seats
 from ssmd.gateway.request import MAX_MESSAGE, parse_url
@@ -48,6 +50,9 @@ _REQUESTS, _BURST = 20, 100  # a second of one connection, and at once
 _FRAMES, _FRAME_BURST = 100, 500  # of any kind: pings and empty fragments are no requests, and cost 20 µs each
 _LONG_S = 0.01  # what takes longer is followed by a rest, so many times as long, in which others are heard
 _REST = 9
+_REFUSED, _REFUSED_BURST = 20, 50  # handshakes of one address that are refused at once, a second and in one go;
+_REFUSED_S = 1.0  # the others wait so long for it,
+_MOST_WAITING = 100  # so many in all: beyond that they are told nothing
 _ANEW = 3  # times so many at once of all connections that have one seat after the other
 _SLICE = 1 << 10  # bytes that are parsed at a time: 170 of the smallest frames
 _silent = logging.getLogger("ssmd.gateway.websocket")
@@ -65,6 +70,8 @@ class Door:
         self.env = env
         self.connections, self.per_key = connections, per_key
         self.extensions = [_Deflate()] if compression else []
+        self.refusals = Rates(sessions.clock, _REFUSED, _REFUSED_BURST)
+        self.waiting: set[StreamProtocol] = set()  # for their refusal
         self.ready: Callable[[], bool] = lambda: sessions.views.ready
         self.seats = Seats()
         self.requests = Rates(sessions.clock, _REQUESTS, _ANEW * _BURST)
@@ -119,7 +126,7 @@ class StreamProtocol(asyncio.Protocol):
         self._frames = Rates(door.sessions.clock, _FRAMES, _FRAME_BURST)
         self._deaf = False
         self._held = ExitStack()
-        self._peer = self._seat = ""
+        self._address = self._peer = self._seat = ""
         self._grant: Grant | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._paused = False
@@ -133,6 +140,9 @@ class StreamProtocol(asyncio.Protocol):
         if (found := transport.get_extra_info("socket")) is not None:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
             found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self._address, self._peer = peer[0], f"{peer[0]}:{peer[1]}"
         self._state.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -247,16 +257,34 @@ class StreamProtocol(asyncio.Protocol):
         try:
             response = self._admit(request)
         except (Problem, CallerError) as error:
-            response = self._refusal(problem_of(error), request.path)
-        if response is None:
-            response = self._conn.accept(request)
+            self._refuse(self._refusal(problem_of(error), request.path))
+            return
+        response = response or self._conn.accept(request)
+        if response.status_code != 101:
+            self._refuse(response)
+            return
         self._conn.send_response(response)
-        if response.status_code == 101:
-            self._conn_open(request)
+        self._conn_open(request)
+
+    def _refuse(self, response: Response) -> None:
+        """At once, or a little later where that address was refused often: who tries again at once takes no core that way."""
+        waiting = self._door.waiting
+        self._held.close()
+        if self._door.refusals.take(place_of(self._address)).allowed:
+            self._shut(response)
+        elif len(waiting) < _MOST_WAITING:
+            waiting.add(self)
+            self._held.callback(waiting.discard, self)
+            self._deaf = True
+            self._after("refusal", _REFUSED_S, partial(self._shut, response))
         else:
-            self._held.close()
-            self._send()
-            self._transport.close()
+            self._transport.abort()
+
+    def _shut(self, response: Response) -> None:
+        self._conn.send_response(response)
+        self._held.close()
+        self._send()
+        self._transport.close()
 
     def _admit(self, request: Handshake) -> Response | None:
         """None: let it in. Raises `Problem`, `CallerError`."""
@@ -267,9 +295,7 @@ class StreamProtocol(asyncio.Protocol):
             raise Problem("long-target", "the URL is longer than 16,384 characters; subscribe when connected")
         parse_url(query)
         headers = {name.lower(): value for name, value in request.headers.raw_items()}
-        peer = self._transport.get_extra_info("peername")
-        self._peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else ""
-        grant = self._grant = self._door.gatekeeper.admit_stream(headers, peer=peer[0] if isinstance(peer, tuple) else "")
+        grant = self._grant = self._door.gatekeeper.admit_stream(headers, peer=self._address)
         if not self._door.ready():
             raise Problem("unavailable", "the gateway is still starting", headers={"Retry-After": "1"})
         if len(self._door.sessions.hub.clients) >= self._door.connections:

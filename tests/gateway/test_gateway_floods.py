@@ -9,6 +9,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from http.client import HTTPConnection
 from pathlib import Path
@@ -186,6 +187,28 @@ def test_who_connects_anew_may_not_ask_more(served: Served) -> None:
     assert ended
     assert set(ended) <= {1006, 1008}
     time.sleep(5)
+
+
+def test_who_is_refused_again_and_again_waits_for_it_and_others_do_not(served: Served) -> None:
+    """A thousand wrong keys a second took more than half a core."""
+
+    def refused() -> float:
+        started = time.monotonic()
+        with closing(socket.create_connection(("127.0.0.1", served.port), 30, ("127.0.0.7", 0))) as stream:
+            stream.sendall(
+                b"GET /v1/stream HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                b"Authorization: Bearer nonsense\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+            )
+            assert b" 401 " in rest_of(stream)
+        return time.monotonic() - started
+
+    deadline = time.monotonic() + 60
+    with ThreadPoolExecutor(40) as pool:
+        found = [0.0]
+        while max(found) < 1:
+            assert time.monotonic() < deadline, found
+            found = list(pool.map(lambda _: refused(), range(120)))
+    shaken(served).close()
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is looked at in /proc")
