@@ -18,15 +18,11 @@ from typing import Protocol
 from journal.block import Block
 
 
-class Projection(Protocol):
-    """Pure: no I/O, no logging, no clock, nothing swallowed."""
+class Keyed(Protocol):
+    """State by key, as bytes that are equal where it is."""
 
     name: str
     version: int  # a change means: rebuild
-
-    def apply(self, block: Block) -> None:
-        """Fold the block's rows, in order."""
-        ...
 
     def keys(self) -> list[str]:
         """Every key (symbol) the projection holds state for, sorted."""
@@ -36,12 +32,20 @@ class Projection(Protocol):
         """The key's state: fixed field order, little-endian 64-bit integers, levels ascending; no positions, epochs, receive times."""
         ...
 
-    def keep(self, keys: Collection[str]) -> None:
-        """Forget every other key, as if nothing had ever been said of it."""
-        ...
-
     def take_touched(self) -> set[str]:
         """Keys whose state may have changed since the last call."""
+        ...
+
+
+class Projection(Keyed, Protocol):
+    """Pure: no I/O, no logging, no clock, nothing swallowed."""
+
+    def apply(self, block: Block) -> None:
+        """Fold the block's rows, in order."""
+        ...
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Forget every other key, as if nothing had ever been said of it."""
         ...
 
     def snapshot(self) -> bytes:
@@ -56,7 +60,7 @@ class Projection(Protocol):
 class Digester:
     """Digest of one projection, rehashing only the keys touched since the last one."""
 
-    def __init__(self, projection: Projection) -> None:
+    def __init__(self, projection: Keyed) -> None:
         self._projection = projection
         self._digests: dict[str, bytes] = {}
         self.reset()
