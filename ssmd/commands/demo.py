@@ -34,7 +34,7 @@ The data is in {data}. Ask it things:
   ssmd replay --date {date} --from archive --verify
   ssmd doctor
 
-(ssmd is .venv/bin/ssmd.)  To capture for longer: ssmd up"""
+(ssmd is .venv/bin/ssmd.)  To capture for longer, and look at it on http://127.0.0.1:8080/: ssmd up --gateway 8080"""
 
 
 @click.command(epilog=options.examples("ssmd demo", "ssmd demo --recording FOLDER --seconds 30"))
