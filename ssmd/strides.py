@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from journal.errors import CallerError
 from replay.pace import Stride
@@ -54,14 +55,13 @@ def parse(text: str) -> Stride:
 
 
 def _read(loop: asyncio.AbstractEventLoop, lines: asyncio.Queue[str | None]) -> None:
-    waiting = b""
-    try:
-        # Not by Python's buffer, whose lock a thread that waits would hold when the process ends.
-        while data := os.read(sys.stdin.fileno(), _READ):
-            *ended, waiting = (waiting + data).split(b"\n")
-            for line in ended:
-                loop.call_soon_threadsafe(lines.put_nowait, line.decode(errors="replace"))
-            waiting = waiting[-_READ:]
+    with suppress(RuntimeError):  # nobody waits any more
+        waiting = b""
+        with suppress(OSError, ValueError, AttributeError):  # there is no stdin, or no more
+            # Not by Python's buffer, whose lock a thread that waits would hold when the process ends.
+            while data := os.read(sys.stdin.fileno(), _READ):
+                *ended, waiting = (waiting + data).split(b"\n")
+                for line in ended:
+                    loop.call_soon_threadsafe(lines.put_nowait, line.decode(errors="replace"))
+                waiting = waiting[-_READ:]
         loop.call_soon_threadsafe(lines.put_nowait, None)
-    except (OSError, ValueError, RuntimeError):  # no stdin, or nobody waits any more
-        return
