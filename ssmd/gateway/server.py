@@ -98,7 +98,10 @@ class Gateway:
         self.views = Views(settings.env, settings.feed, shards, clock, markets=markets, refresh=lambda: now.ask(lambda s: s.markets()))
         self.hub = Hub(self.views, clock, limits=Limits(limits.buffer_messages, limits.buffer_mib << 20))
         storage = open_objects(settings)
-        sessions = Sessions(self.hub, self.views, Archives(journal, storage), clock, feed=settings.feed, subscriptions=limits.subscriptions)
+        sessions = Sessions(
+            self.hub, self.views, Archives(journal, storage), clock, feed=settings.feed, subscriptions=limits.subscriptions,
+            begins=self.replay is not None,
+        )  # fmt: skip
         streams, guests = allow_files(limits.connections)
         door = Door(
             sessions, gatekeeper, env=settings.env, connections=streams, per_key=limits.connections_per_key,

@@ -36,11 +36,15 @@ MAX_CHOSEN = 20_000  # symbols times channels that one client's subscriptions ma
 class Sessions:
     """Serves the requests of all clients."""
 
-    def __init__(self, hub: Hub, views: Views, archives: Archives, clock: Clock, *, feed: str, subscriptions: int = 100) -> None:
+    def __init__(
+        self, hub: Hub, views: Views, archives: Archives, clock: Clock, *, feed: str, subscriptions: int = 100, begins: bool = False
+    ) -> None:
+        """`begins`: a day begins here, whose markets are not known yet: who names them waits for them."""
         self.hub = hub
         self.views = views
         self.clock = clock
         self.max_subscriptions = subscriptions
+        self._begins = begins
         self._marks = Marks(archives.journal, views.shards)
         self._comparing: dict[asyncio.Task[None], Client] = {}
         self._replays = Replays(archives, clock, feed=feed, kinds=views.kinds)
@@ -105,8 +109,9 @@ class Sessions:
         """`refuted`: why its positions are of other streams."""
         if len(client.subscriptions) >= self.max_subscriptions:
             raise CallerError(f"you have {self.max_subscriptions} subscriptions; unsubscribe from some first")
-        chosen, unknown = self._known(client, selectors(asked))
-        if not chosen:
+        chosen = selectors(asked)
+        known, unknown = self._known(client, chosen)
+        if not (known or self._begins):
             raise CallerError("; ".join(map(str, unknown[:5])))
         if client.chosen + len(chosen) > MAX_CHOSEN:
             raise CallerError(f"your subscriptions would name more than {MAX_CHOSEN:,} things; choose series, a category or all")
@@ -117,7 +122,7 @@ class Sessions:
         client.tell(
             m.Subscribed(
                 subscription=subscription.id, id=asked.id, channels=list(asked.channels), mode=asked.mode,
-                interval_ms=subscription.interval_ms, symbols=self._count(chosen), positions=self.views.positions(), unknown=unknown,
+                interval_ms=subscription.interval_ms, symbols=self._count(known), positions=self.views.positions(), unknown=unknown,
                 resumed=not refused if resumes else None,
                 resume_from=[f"{v.stream.name}:{max(v.recent.since, v.resumable)}" for v, _, _ in resumes] if refused else [],
                 reason=refuted or next((v.broken for v, n, _ in resumes if n <= v.resumable and v.broken), "") if refused else "",

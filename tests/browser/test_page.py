@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.chromium import Tab, Theme, browser, tab
-from tests.gateway.served import command, environ, stop
+from tests.gateway.served import SLASHED, command, environ, seeded, stop
 from tests.journal.servers import free_port
 
 pytestmark = pytest.mark.chromium
@@ -222,6 +223,29 @@ def test_a_past_day_that_happens_again_is_not_called_live(chrome: Browser, venue
             expect(page.locator("#when")).to_have_text("past")
             page.keyboard.press("Escape")
             expect(page.locator("#when")).to_have_text("replay")
+            expect(page.locator("#notice")).to_be_hidden()
+            found.complaints[:] = [said for said in found.complaints if "404" not in said]  # it may be of later that day
+    finally:
+        stop(again)
+
+
+def test_a_market_of_later_that_day_is_waited_for(chrome: Browser, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as apart:  # playwright has a loop in this thread
+        data, _ = apart.submit(seeded, tmp_path).result()  # where the market comes after three seconds
+    port = free_port()
+    args = command("replay", "--date", "today", "--serve-gateway", str(port), "--speed", "0.5")
+    again = subprocess.Popen(
+        args, env=environ(data), cwd=data, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        until(lambda: is_listening(port) or again.poll() is not None, "the past day is not served")
+        with tab(chrome, f"http://127.0.0.1:{port}/#{quote(SLASHED, safe='')}") as found:
+            page = found.page
+            expect(page.locator("#notice")).to_have_text(re.compile(SLASHED))
+            expect(page.locator("#bids td.price").first).to_have_text("0.5000")
+            expect(page.locator("#notice")).to_be_hidden()
+            expect(page.locator("#book-state")).to_have_text("valid")
+            found.complaints[:] = [said for said in found.complaints if "404" not in said]
     finally:
         stop(again)
 

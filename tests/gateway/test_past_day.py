@@ -329,3 +329,25 @@ def test_an_environment_that_needs_keys_is_refused(tmp_path: Path) -> None:
     closed_settings = replace(settings, environment=settings.environment.model_copy(update={"gateway": closed}))
     with pytest.raises(CallerError, match="served without keys"):
         PastDay(closed_settings, CLOCK, Chosen(DAY, Max(CLOCK)), 0)
+
+
+def test_who_names_a_market_of_later_in_the_day_waits_for_it(tmp_path: Path) -> None:
+    """Live it would have been known when that client subscribed."""
+
+    async def main() -> None:
+        with nats_server(tmp_path) as server:
+            async with journal_of(server) as journal:
+                entries = days({DAY: 600})
+                late = [msgspec.structs.replace(e, symbol=e.symbol and f"LATE-{e.symbol}") for e in entries[300:]]
+                history = await kept(journal, server, tmp_path, [*entries[:300], *late])
+                client = Checked()
+                async with past_day(server, tmp_path, Max(CLOCK)) as served, client_of(port_of(served)) as ws:
+                    await send(ws, op="subscribe", channels=["book", "trade"], symbols=["LATE-KXA-1"])
+                    acked = await next_of(ws, "subscribed")
+                    assert ([u["name"] for u in acked["unknown"]], acked.get("symbols", 0)) == (["LATE-KXA-1"], 0)
+                    await follow(ws, client, served)
+                client.check(history)
+                assert {symbol for symbol, *_ in client.had} == {"LATE-KXA-1"}
+                assert [at for at, *_ in client.trades["LATE-KXA-1"]] == history.trades["LATE-KXA-1"]
+
+    asyncio.run(main())

@@ -74,6 +74,14 @@ class Page {
     const markets = await this.#try("markets", () => this.#markets.load());
     const first = markets?.find((line) => line.captured && isOpen(line, this.#stream.now())) ?? markets?.[0];
     if (first && !this.#symbol) this.#markets.choose(first.symbol);
+    if (this.#wrong.has("market") && this.#markets.of(this.#symbol)) this.#again();
+  }
+
+  /** Choose the market once more: it was not known when it was chosen. */
+  #again() {
+    const symbol = this.#symbol;
+    this.#symbol = "";
+    this.#choose(symbol);
   }
 
   get #isPast() {
@@ -204,7 +212,7 @@ class Page {
   #subscribed(message) {
     this.#pulse.subscribed();
     if (message.id.startsWith("market.")) {
-      this.#complain("market", "");
+      this.#complain("market", message.unknown?.length ? `${this.#symbol} is not known yet: it is shown when it is` : "");
       if (this.#stream.counts.connects > 1 && !this.#isPast) this.#backfill();
     }
   }
@@ -358,7 +366,8 @@ class Page {
     if (!this.#isPast) this.#chart.move(now);
     this.#tell();
     if (document.hidden || this.#stream.state !== "open") return;
-    const every = this.#markets.isEmpty ? { ...EVERY, markets: EMPTY_MS } : EVERY;
+    const hasCome = this.#wrong.has("market") && this.#live.position; // a market that was not known when it was chosen
+    const every = this.#markets.isEmpty || hasCome ? { ...EVERY, markets: EMPTY_MS } : EVERY;
     const due = Object.keys(every).filter((name) => Date.now() - (this.#askedAt[name] ?? 0) >= every[name]);
     for (const name of due) {
       this.#askedAt[name] = Date.now();
