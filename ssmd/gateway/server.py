@@ -24,6 +24,7 @@ from ssmd.gateway.annex import Annex, Past
 from ssmd.gateway.answers import Replay
 from ssmd.gateway.buffer import Limits
 from ssmd.gateway.desk import Desk
+from ssmd.gateway.door import Door
 from ssmd.gateway.http import BoundedHttp
 from ssmd.gateway.hub import Hub
 from ssmd.gateway.measures import Measures
@@ -36,7 +37,7 @@ from ssmd.gateway.replays import Archives
 from ssmd.gateway.rest import Rest
 from ssmd.gateway.room import Room
 from ssmd.gateway.session import Sessions
-from ssmd.gateway.stream import Door, StreamProtocol
+from ssmd.gateway.stream import StreamProtocol
 from ssmd.gateway.traffic import Traffic
 from ssmd.gateway.views import Views
 from ssmd.metadata.environment import GatewayTls

@@ -9,36 +9,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from itertools import count
 from typing import Any, Protocol, cast
 
 from websockets.datastructures import Headers
-from websockets.exceptions import NegotiationError
-from websockets.extensions import Extension
-from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request as Handshake
 from websockets.http11 import Response
 from websockets.protocol import OPEN, Event
 from websockets.server import ServerProtocol
-from websockets.typing import ExtensionParameter, Subprotocol
+from websockets.typing import Subprotocol
 
 from journal.errors import CallerError
 from ssmd.gateway import message as m
-from ssmd.gateway.access import SUBPROTOCOL, Gatekeeper, Grant
+from ssmd.gateway.access import SUBPROTOCOL, Grant
 from ssmd.gateway.buffer import Policy
 from ssmd.gateway.client import Client
+from ssmd.gateway.door import BURST, FRAME_BURST, FRAMES, REQUESTS, Door
 from ssmd.gateway.hub import FLUSH_S
 from ssmd.gateway.porch import place_of
 from ssmd.gateway.problem import MEDIA, Problem, encode, problem_of
-from ssmd.gateway.rates import Rates, Seats
+from ssmd.gateway.rates import Rates
 from ssmd.gateway.request import MAX_MESSAGE, parse_url
-from ssmd.gateway.session import Sessions
 
 PATH = "/v1/stream"
 _WRITE_BYTES = 256 << 10  # of one connection in our memory before its buffer takes over
@@ -46,57 +41,13 @@ _SEND_BYTES = 256 << 10  # and in the kernel's
 _PING_S, _PONG_S = 20.0, 20.0
 _CLOSE_S = 2.0  # for what was written before the end to go out
 _SHUT_S = 0.5  # where the key has ended: shut out within a second, whether it takes what was written or not
-_REQUESTS, _BURST = 20, 100  # a second of one connection, and at once
-_FRAMES, _FRAME_BURST = 100, 500  # of any kind: pings and empty fragments are no requests, and cost 20 µs each
 _LONG_S = 0.01  # what takes longer is followed by a rest, so many times as long, in which others are heard
 _REST = 9
-_REFUSED, _REFUSED_BURST = 20, 50  # handshakes of one address that are refused at once, a second and in one go;
-_REFUSED_S = 1.0  # the others wait so long for it,
+_REFUSED_S = 1.0  # handshakes of an address that was refused often wait so long for it,
 _MOST_WAITING = 100  # so many in all: beyond that they are told nothing
-_ANEW = 3  # times so many at once of all connections that have one seat after the other
 _SLICE = 1 << 10  # bytes that are parsed at a time: 170 of the smallest frames
 _silent = logging.getLogger("ssmd.gateway.websocket")
 _silent.setLevel(logging.CRITICAL)
-
-
-class Door:
-    """What connections need: one for all of them."""
-
-    def __init__(
-        self, sessions: Sessions, gatekeeper: Gatekeeper, *, env: str, connections: int, per_key: int, compression: bool = False
-    ) -> None:
-        self.sessions = sessions
-        self.gatekeeper = gatekeeper
-        self.env = env
-        self.connections, self.per_key = connections, per_key
-        self.extensions = [_Deflate()] if compression else []
-        self.refusals = Rates(sessions.clock, _REFUSED, _REFUSED_BURST)
-        self.waiting: set[StreamProtocol] = set()  # for their refusal
-        self.ready: Callable[[], bool] = lambda: sessions.views.ready
-        self.seats = Seats()
-        self.requests = Rates(sessions.clock, _REQUESTS, _ANEW * _BURST)
-        self.frames = Rates(sessions.clock, _FRAMES, _ANEW * _FRAME_BURST)
-        self._numbers = count(1)
-
-    def name(self) -> str:
-        return f"c{next(self._numbers)}"
-
-
-class _Deflate(ServerPerMessageDeflateFactory):
-    """permessage-deflate without a memory of earlier messages, on both sides: a frame is deflated once for all, and an idle connection
-    costs nothing. What a client deflates is inflated up to the size of a message and no further.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(server_no_context_takeover=True, client_no_context_takeover=True)
-
-    def process_request_params(
-        self, params: Sequence[ExtensionParameter], accepted_extensions: Sequence[Extension]
-    ) -> tuple[list[ExtensionParameter], PerMessageDeflate]:
-        answer, agreed = super().process_request_params(params, accepted_extensions)
-        if agreed.local_max_window_bits != zlib.MAX_WBITS:
-            raise NegotiationError("frames are deflated with the largest window")  # the client goes on without, or with its next offer
-        return answer, agreed
 
 
 class Connections(Protocol):
@@ -122,8 +73,8 @@ class StreamProtocol(asyncio.Protocol):
         self._resting = False
         self._parts = bytearray()
         self._text = True
-        self._rates = Rates(door.sessions.clock, _REQUESTS, _BURST)
-        self._frames = Rates(door.sessions.clock, _FRAMES, _FRAME_BURST)
+        self._rates = Rates(door.sessions.clock, REQUESTS, BURST)
+        self._frames = Rates(door.sessions.clock, FRAMES, FRAME_BURST)
         self._deaf = False
         self._held = ExitStack()
         self._address = self._peer = self._seat = ""
@@ -369,7 +320,7 @@ class StreamProtocol(asyncio.Protocol):
         if client is None or client.closed:
             return
         if not (self._rates.take("").allowed and self._door.requests.take(self._seat).allowed):
-            client.say_last(m.Failed(code="too_many_requests", message=f"more than {_REQUESTS} requests a second; connect again later"))
+            client.say_last(m.Failed(code="too_many_requests", message=f"more than {REQUESTS} requests a second; connect again later"))
             client.close(1008, "too many requests")
         elif not self._text:
             client.tell(m.Failed(code="bad_request", message="requests are text frames with JSON"))
