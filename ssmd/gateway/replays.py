@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from journal.clock import Clock
@@ -42,11 +42,13 @@ class Rider:
     client: Client
     chosen: frozenset[Selector]
     sequence: int
-    done: asyncio.Future[None] = field(default_factory=asyncio.Future)
 
     @property
     def is_full(self) -> bool:
         return _is_full(self.client)
+
+
+Waiting = dict[Rider, asyncio.Future[None]]  # those who wait longest first
 
 
 class Replays:
@@ -54,18 +56,18 @@ class Replays:
 
     def __init__(self, archives: Archives, clock: Clock, *, feed: str, kinds: Callable[[str], tuple[str, str]]) -> None:
         self._archives, self._clock, self._feed, self._kinds = archives, clock, feed, kinds
-        self._riders: dict[MarketView, dict[Rider, None]] = {}  # those who wait longest first
+        self._riders: dict[MarketView, Waiting] = {}
         self._runs: dict[MarketView, asyncio.Task[None]] = {}
 
     async def bring(self, view: MarketView, rider: Rider) -> None:
         """Give it what is not in memory any more, as fast as it takes it: its `sequence` is where memory goes on. Raises `SsmdError`."""
         riders = self._riders.setdefault(view, {})
-        riders[rider] = None
+        riders[rider] = done = asyncio.get_running_loop().create_future()
         if (run := self._runs.get(view)) is None or run.done():
             run = self._runs[view] = asyncio.create_task(self._serve(view, riders), name=f"replay {view.stream.name}")
         try:
-            await asyncio.wait({rider.done, run}, return_when=asyncio.FIRST_COMPLETED)
-            if not rider.done.done():
+            await asyncio.wait({done, run}, return_when=asyncio.FIRST_COMPLETED)
+            if not done.done():
                 run.result()
         finally:
             riders.pop(rider, None)
@@ -95,7 +97,7 @@ class Replays:
 
     # --- a run --------------------------------------------------------------------------------------------------------------
 
-    async def _serve(self, view: MarketView, riders: dict[Rider, None]) -> None:
+    async def _serve(self, view: MarketView, riders: Waiting) -> None:
         while riders:
             if ready := [rider for rider in riders if not rider.is_full]:
                 await self._run(view, riders, ready)
@@ -103,7 +105,7 @@ class Replays:
                 await self._clock.sleep(_WAIT_S)
             _let_off(view, riders)
 
-    async def _run(self, view: MarketView, riders: dict[Rider, None], ready: list[Rider]) -> None:
+    async def _run(self, view: MarketView, riders: Waiting, ready: list[Rider]) -> None:
         """Begin where the one that waits longest is, or somebody shortly before; end where nobody is on board."""
         first = ready[0].sequence
         begin = min(rider.sequence for rider in ready if first - _SPAN <= rider.sequence <= first)
@@ -127,13 +129,12 @@ class Replays:
                         return
                     if past.position - begin > _SPAN and len(ahead) < len(riders):
                         for rider in ahead:  # others have the next run
-                            del riders[rider]
-                            riders[rider] = None
+                            riders[rider] = riders.pop(rider)
                         return
                     before, updates = past.position, past.changes(block_of(some))
                     await self._give(riders, [rider for rider in reached if rider not in full], before, updates, past.position)
 
-    async def _give(self, riders: dict[Rider, None], reached: list[Rider], before: int, updates: list[Update], upto: int) -> None:
+    async def _give(self, riders: Waiting, reached: list[Rider], before: int, updates: list[Update], upto: int) -> None:
         same: dict[frozenset[Selector], Batch] = {}
         for number, rider in enumerate(reached):
             if number % _AT_ONCE == _AT_ONCE - 1:
@@ -154,10 +155,10 @@ def _is_full(client: Client) -> bool:
     return client.buffer.fill > _FULL
 
 
-def _let_off(view: MarketView, riders: dict[Rider, None]) -> None:
+def _let_off(view: MarketView, riders: Waiting) -> None:
     """Those for whom memory has the rest."""
-    for rider in tuple(riders):
+    for rider, done in tuple(riders.items()):
         if rider.sequence >= view.recent.since:
             del riders[rider]
-            if not rider.done.done():
-                rider.done.set_result(None)
+            if not done.done():
+                done.set_result(None)
