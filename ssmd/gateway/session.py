@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from functools import partial
 from math import ceil
@@ -29,6 +30,7 @@ _LOOK = 4  # for each thing that waits when a subscription ends: whether it was 
 _STRANGE_S, _STRANGE = 200, 4_000  # unknown names of one key, on all its connections, a second and at once; then only requests of few names
 _FEW, _NEAR_COST = 50, 50  # which they are; and what looking for names like one costs
 _ALL = 1 << 62
+_log = logging.getLogger("ssmd.gateway")
 _NEAR_FOR = 5  # unknown symbols for which like ones are looked for: each costs milliseconds
 MAX_CHOSEN = 20_000  # symbols times channels that one client's subscriptions may name
 
@@ -104,6 +106,7 @@ class Sessions:
         task = asyncio.create_task(work(), name=f"mark of {client.id}")
         self._comparing[task] = client
         task.add_done_callback(self._comparing.pop)
+        task.add_done_callback(partial(_ended, client))
 
     def _subscribe(self, client: Client, asked: Subscribe, refuted: str = "") -> None:
         """`refuted`: why its positions are of other streams."""
@@ -135,6 +138,7 @@ class Sessions:
             client.regroup()
             work = self._resume(client, subscription, {v: Rider(client, subscription.missed, sequence) for v, sequence, _ in resumes})
             subscription.task = asyncio.create_task(work, name=f"resume {client.id} {subscription.id}")
+            subscription.task.add_done_callback(partial(_ended, client))
         else:
             subscription.attached = True
             client.regroup()
@@ -219,18 +223,20 @@ class Sessions:
         """Send what was missed, as fast as the client takes it, then attach the subscription."""
         present = subscription.selectors - subscription.missed
         few = min(_NEARLY, self.hub.limits.messages // 4)
-        try:
-            near = False
-            while not near:
-                for view, rider in riders.items():
+        near = False
+        while not near:
+            for view, rider in tuple(riders.items()):
+                try:
                     if rider.sequence < view.recent.since:
                         await self._replays.bring(view, rider)
                     await self._replays.remember(view, rider)
-                await self._replays.has_room(client)
-                near = all(r.sequence >= v.recent.since and len(v.recent.behind(r.sequence, few + 1)) <= few for v, r in riders.items())
-        except SsmdError as error:
-            client.tell(m.Failed(code="resume_failed", message=f"{error}; snapshots follow instead"))
-            present, riders = subscription.selectors, {}
+                except SsmdError as error:
+                    told = f"what you missed of {view.stream.name} cannot be sent: {error}; snapshots follow instead"
+                    client.tell(m.Failed(code="resume_failed", message=told))
+                    del riders[view]
+                    present = subscription.selectors
+            await self._replays.has_room(client)
+            near = all(r.sequence >= v.recent.since and len(v.recent.behind(r.sequence, few + 1)) <= few for v, r in riders.items())
         # Nothing is awaited from here on, so nothing comes in between.
         self.hub.distribute()
         for view, rider in riders.items():
@@ -239,6 +245,16 @@ class Sessions:
         subscription.attached = True
         client.regroup()
         client.owe(self.hub.topics(present))
+
+
+def _ended(client: Client, task: asyncio.Task[None]) -> None:
+    """Who waits for what a defect of the gateway has ended is not left waiting."""
+    if not task.cancelled() and (error := task.exception()):
+        _log.error("%s failed; the client was disconnected", task.get_name(), exc_info=error)
+        client.say_last(
+            m.Failed(code="unavailable", message=f"the gateway failed ({type(error).__name__}; its log has more); connect again")
+        )
+        client.close(1011, "the gateway failed; connect again")
 
 
 def _too_much(wait_s: float) -> CallerError:

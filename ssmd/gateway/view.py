@@ -110,7 +110,8 @@ class MarketView:
                 await self._read(journal, upto, self._fold)
                 self._begin()
         except HoleInStream:
-            await self._look_behind(journal)
+            if upto is None:
+                await self._look_behind(journal)
             raise
         self._newest = self._newest or await self._entry(journal, self.position)
         if self.broken:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from journal.clock import WallClock
-from journal.entry import Trade
+from journal.entry import Record, Trade
+from journal.errors import BadObject, HoleInStream, JournalUnavailable, SsmdError
 from journal.memory import MemoryJournal, MemoryStorage
 from journal.subjects import Stream
 from ssmd.gateway.buffer import Limits, Policy
@@ -18,14 +22,22 @@ from ssmd.gateway.client import Client
 from ssmd.gateway.hub import Hub
 from ssmd.gateway.recent import Recent
 from ssmd.gateway.replays import Archives, Replays, Rider
-from ssmd.gateway.request import Subscribe
+from ssmd.gateway.request import Channel, Subscribe, Unsubscribe
 from ssmd.gateway.session import Sessions
+from ssmd.gateway.view import MarketView, block_of
 from ssmd.gateway.views import Views
+from ssmd.services.projector import Projector
 from tests.gateway.follower import sequence
 from tests.gateway.rig import Market, until
 
 RECENT = 300  # messages in memory
-LIMITS = Limits(messages=1_000, bytes=1 << 20)
+LIMITS = Limits(messages=4_000, bytes=8 << 20)
+
+SOME: tuple[Channel, ...] = ("trade", "book", "bbo")
+DATA = {"trade", "book", "bbo", "stale"}
+
+
+SHARDS = ("0", "b")
 
 
 class Quick(WallClock):
@@ -36,22 +48,28 @@ class Quick(WallClock):
 
 
 class Counting(MemoryJournal):
-    """How much was read, but for what the views follow."""
+    """How much was read, but for what the views follow. Reads fail with `error` where they come to `at`."""
 
-    entries = reads = 0
+    entries = reads = at = 0
+    error: Exception | None = None
 
     async def read(self, stream: Stream, **which: Any) -> AsyncIterator[Any]:
-        counted = stream.domain == "md" and not which.get("follow")
+        counted = stream.is_market and not which.get("follow")
         self.reads += counted
         async for records in super().read(stream, **which):
             self.entries += len(records) if counted else 0
+            if counted and self.error and records[-1].sequence >= self.at:
+                raise self.error
             yield records
 
-    def end(self, stream: Stream) -> int:
-        return len(self._logs[stream].records)
+    def records(self, stream: Stream) -> list[Record]:
+        return self._logs[stream].records
+
+    def follows(self, stream: Stream) -> int:
+        return self._logs[stream].followers
 
     def trades(self, stream: Stream) -> list[int]:
-        return [r.sequence for r in self._logs[stream].records if isinstance(r.entry.body, Trade)]
+        return [r.sequence for r in self.records(stream) if isinstance(r.entry.body, Trade)]
 
 
 class Line:
@@ -77,12 +95,15 @@ class Line:
 class Gateway:
     """All but its server."""
 
-    def __init__(self, journal: Counting, seed: int, *, symbols: int = 3) -> None:
+    def __init__(self, journal: Counting, seed: int, shards: Sequence[str]) -> None:
         self.journal = journal
-        self.views = Views("local", "kalshi", ["0"], Quick())
+        self.storage = MemoryStorage()
+        self.views = Views("local", "kalshi", shards, Quick())
         self.hub = Hub(self.views, Quick(), limits=LIMITS)
-        self.sessions = Sessions(self.hub, self.views, Archives(journal, MemoryStorage()), Quick(), feed="kalshi")
-        self.markets = [Market(random.Random(seed + at), symbols) for at, _ in enumerate(self.views.shards)]
+        self.sessions = Sessions(self.hub, self.views, Archives(journal, self.storage), Quick(), feed="kalshi")
+        self.markets = [Market(random.Random(f"{seed} {at}"), 3) for at, _ in enumerate(self.views.shards)]
+        for market, shard in zip(self.markets, shards, strict=True):
+            market.symbols = [f"{symbol}-{shard}" for symbol in market.symbols]
         self._numbered = 0
 
     async def write(self, count: int, shard: int = 0) -> None:
@@ -95,30 +116,40 @@ class Gateway:
         self.hub.add(client)
         return client, line
 
-    def resume(self, client: Client, *positions: str, channels: Any = ("trade", "book", "bbo"), symbols: tuple[str, ...] = ("*",)) -> None:
+    def resume(self, client: Client, *positions: str, channels: tuple[Channel, ...] = SOME, symbols: tuple[str, ...] = ("*",)) -> None:
         self.sessions.serve(client, Subscribe(channels=channels, symbols=symbols, resume=positions))
 
-    def stop(self, client: Client, line: Line) -> None:
-        line.paused = True
-
     def go_on(self, client: Client, line: Line) -> None:
-        line.paused = False
-        self.hub.drain(client)
+        if line.paused:
+            line.paused = False
+            self.hub.drain(client)
+
+    async def quiet(self) -> None:
+        """All have what they asked for, and nothing works for them any more."""
+        await until(lambda: not any(c.resuming or not c.buffer.idle for c in self.hub.clients.values()), "all have all", 30)
+        await until(lambda: not [t for t in asyncio.all_tasks() if t.get_name().startswith(("replay", "resume"))], "no run is left", 5)
+
+    def expected(self, shard: int, after: int) -> list[dict[str, Any]]:
+        """Every message behind an entry."""
+        stream = self.views.shards[shard].stream
+        updates = MarketView(stream, "kalshi", recent=0).changes(block_of(self.journal.records(stream)))
+        return [json.loads(update.data) for update in updates if update.sequence > after]
 
 
 @asynccontextmanager
-async def gateway_of(journal: Counting, seed: int, entries: int) -> AsyncIterator[Gateway]:
-    gateway = Gateway(journal, seed)
+async def gateway_of(seed: int, entries: int, shards: Sequence[str] = ("0",)) -> AsyncIterator[Gateway]:
+    gateway = Gateway(Counting(), seed, shards)
     for shard, view in enumerate(gateway.views.shards):
-        await journal.ensure(view.stream)
+        await gateway.journal.ensure(view.stream)
         for _ in range(0, entries, 500):
             await gateway.write(500, shard)
-    await journal.ensure(gateway.views.days.stream)
-    await gateway.views.start(journal, MemoryStorage())
+    await gateway.views.start(gateway.journal, gateway.storage)
     for view in gateway.views.shards:  # memory has no room for more
         view.recent = Recent(RECENT)
         view.recent.since = view.position
-    following = asyncio.create_task(gateway.views.run(journal, MemoryStorage(), gateway.hub.publish, lambda why: None))
+    gateway.journal.entries = gateway.journal.reads = 0
+    following = asyncio.create_task(gateway.views.run(gateway.journal, gateway.storage, gateway.hub.publish, pytest.fail))
+    await until(lambda: all(gateway.journal.follows(view.stream) for view in gateway.views.shards), "all are followed")
     try:
         yield gateway
     finally:
@@ -128,21 +159,232 @@ async def gateway_of(journal: Counting, seed: int, entries: int) -> AsyncIterato
         await asyncio.wait({following})
 
 
+def without_before(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A fold that began later does not know where the first best price was before."""
+    return [{name: value for name, value in message.items() if name != "prev_position"} for message in messages]
+
+
 def test_who_falls_behind_memory_again_is_brought_again() -> None:
     async def run() -> None:
-        async with gateway_of(Counting(), 1, 1_000) as gateway:
+        async with gateway_of(1, 1_000) as gateway:
             [view] = gateway.views.shards
             client, line = gateway.client()
-            archives = Archives(gateway.journal, MemoryStorage())
-            replays = Replays(archives, Quick(), feed="kalshi", kinds=gateway.views.kinds)
+            replays = Replays(Archives(gateway.journal, gateway.storage), Quick(), feed="kalshi", kinds=gateway.views.kinds)
             rider = Rider(client, frozenset({("trade", "all", "")}), 0)
             for _ in range(3):
                 await gateway.write(1_000)
-                await until(lambda: view.position == gateway.journal.end(view.stream), "memory has moved on")
+                await until(lambda: view.position == len(gateway.journal.records(view.stream)), "memory has moved on")
                 assert rider.sequence < view.recent.since
                 await asyncio.wait_for(replays.bring(view, rider), 20)
                 assert rider.sequence >= view.recent.since
             told = [sequence(message["position"]) for message in line.of("trade")]
             assert told == [at for at in gateway.journal.trades(view.stream) if at <= rider.sequence]
+
+    asyncio.run(run())
+
+
+@dataclass
+class Rides:
+    """A client, and what it is to be told."""
+
+    client: Client
+    line: Line
+    after: int
+    symbols: tuple[str, ...]
+    channels: tuple[Channel, ...]
+    ended: int | None = None  # messages that it had been told when it was cancelled
+
+    def chooses(self, message: dict[str, Any]) -> bool:
+        channel = "book" if message["type"] == "stale" else message["type"]
+        return channel in self.channels and (self.symbols == ("*",) or message["symbol"] in self.symbols)
+
+    def check(self, every: list[dict[str, Any]]) -> None:
+        told = [message for message in self.line.told if message["type"] in DATA]
+        wanted = [m for m in every if sequence(m["position"]) > self.after and self.chooses(m)]
+        if self.ended is not None:
+            assert len(told) <= self.ended, "none after its end"
+            wanted = wanted[: len(told)]
+        assert without_before(told) == without_before(wanted)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whoever_comes_stops_leaves_or_falls_behind_is_told_everything_once(seed: int) -> None:
+    async def run() -> None:
+        rng = random.Random(seed)
+        async with gateway_of(seed, 2_500) as gateway:
+            [view], [market] = gateway.views.shards, gateway.markets
+            riders: list[Rides] = []
+            for _ in range(120):
+                match rng.choice(("come", "come", "stop", "stop", "go on", "leave", "write", "write", "wait")):
+                    case "come" if len(riders) < 25:
+                        symbols = rng.choice((("*",), tuple(rng.sample(market.symbols, 2))))
+                        channels = rng.choice((SOME, ("trade",), ("book", "trade")))
+                        rider = Rides(*gateway.client(), rng.randrange(view.position + 1), symbols, channels)
+                        rider.line.paused = rng.random() < 0.2
+                        gateway.resume(rider.client, f"local_md_0:{rider.after}", channels=channels, symbols=symbols)
+                        riders.append(rider)
+                    case "stop" if found := [r for r in riders if r.client.resuming]:
+                        rng.choice(found).line.paused = True
+                    case "go on" if riders:
+                        rider = rng.choice(riders)
+                        gateway.go_on(rider.client, rider.line)
+                    case "leave" if found := [r for r in riders if r.client.resuming and rng.random() < 0.5]:
+                        rider = rng.choice(found)
+                        if rng.random() < 0.5:
+                            gateway.sessions.serve(rider.client, Unsubscribe(subscription="s1"))
+                        else:
+                            rider.client.close(1000, "")
+                        rider.ended = sum(message["type"] in DATA for message in rider.line.told)
+                    case "write":
+                        for live in riders:  # who is past what it missed and does not read is dropped messages: not to be seen here
+                            if not live.client.resuming:
+                                gateway.go_on(live.client, live.line)
+                        await gateway.write(rng.randrange(1, 300))
+                    case _:
+                        await asyncio.sleep(rng.random() / 50)
+                await asyncio.sleep(0)
+                assert all(r.client.buffer.fill < 0.7 for r in riders), (
+                    "a stopped one is given a quarter of its buffer, and what comes live"
+                )
+            for rider in riders:
+                gateway.go_on(rider.client, rider.line)
+            await gateway.quiet()
+            every = gateway.expected(0, 0)
+            for rider in riders:
+                rider.check(every)
+            assert not any(rider.line.of("dropped") or rider.line.of("conflated") for rider in riders)
+            assert sum(rider.ended is None for rider in riders) > 5
+
+    asyncio.run(run())
+
+
+def test_many_who_come_back_have_the_journal_read_a_few_times() -> None:
+    async def run() -> None:
+        rng = random.Random(5)
+        async with gateway_of(5, 4_000) as gateway:
+            riders = [gateway.client() for _ in range(60)]
+            missed = 0
+            for client, _ in riders:
+                after = rng.randrange(3_000)
+                missed += 4_000 - after
+                gateway.resume(client, f"local_md_0:{after}", channels=("trade",))
+                await asyncio.sleep(rng.random() / 100)
+            await gateway.quiet()
+            assert 4_000 < gateway.journal.entries < missed / 3
+
+    asyncio.run(run())
+
+
+ERRORS = [JournalUnavailable("it is away"), HoleInStream("a hole"), BadObject("not what it was"), MemoryError(), KeyError("a defect")]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("at", [0, 1_500])
+def test_a_run_that_fails_is_told_to_all_who_wait_and_snapshots_follow(error: Exception, at: int, caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        async with gateway_of(6, 2_000) as gateway:
+            gateway.journal.error, gateway.journal.at = error, at
+            riders = [gateway.client() for _ in range(8)]
+            for number, (client, _) in enumerate(riders):
+                gateway.resume(client, f"local_md_0:{200 * number}")
+            await gateway.quiet()
+            assert gateway.journal.reads < 30, "it does not go on and on"
+            for _, line in riders:
+                [failed] = line.of("error")
+                assert failed["code"] == "resume_failed"
+                assert {m["symbol"] for m in line.of("book") if m["kind"] == "snapshot"} == set(gateway.markets[0].symbols)
+            gateway.journal.error = None
+            before = [len(line.of("trade")) for _, line in riders]
+            await gateway.write(200)
+            await until(lambda: all(len(line.of("trade")) > n for n, (_, line) in zip(before, riders, strict=True)), "they are live")
+
+    caplog.set_level("ERROR")
+    asyncio.run(run())
+    assert [r.levelname for r in caplog.records] == ([] if isinstance(error, SsmdError) else ["ERROR"] * len(caplog.records))
+    assert bool(caplog.records) == (not isinstance(error, SsmdError))
+
+
+def test_who_is_before_a_hole_is_told_and_others_go_on_from_a_checkpoint_behind_it() -> None:
+    async def run() -> None:
+        async with gateway_of(7, 1_000) as gateway:
+            [view] = gateway.views.shards
+            await Projector(gateway.journal, gateway.storage, view.stream, Quick()).catch_up()
+            for _ in range(3):
+                await gateway.write(500)
+            await until(lambda: view.position == len(gateway.journal.records(view.stream)), "memory has moved on")
+            (before, before_line), (behind, behind_line) = gateway.client(), gateway.client()
+            gateway.resume(before, "local_md_0:10")
+            gateway.resume(behind, f"local_md_0:{view.position - 1_000}")
+            await gateway.journal.purge(view.stream, 900)
+            gateway.journal.entries = 0
+            await gateway.quiet()
+            [failed] = before_line.of("error")
+            assert failed["code"] == "resume_failed"
+            assert "is not there any more" in failed["message"]
+            assert before_line.of("book")
+            assert not behind_line.of("error")
+            Rides(behind, behind_line, view.position - 1_000, ("*",), SOME).check(gateway.expected(0, 0))
+            assert gateway.journal.entries < 2_000, "what is behind a hole is not looked at for one that is before it"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("at", [0, 700])
+def test_a_stream_that_is_shorter_than_it_was_ends_a_resume(at: int) -> None:
+    async def run() -> None:
+        async with gateway_of(8, 1_500) as gateway:
+            [view] = gateway.views.shards
+            client, line = gateway.client()
+            gateway.resume(client, f"local_md_0:{at}")
+            await gateway.journal.delete(view.stream)
+            await gateway.journal.ensure(view.stream)
+            await gateway.write(500)
+            await gateway.quiet()
+            [failed] = line.of("error")
+            assert failed["code"] == "resume_failed"
+            assert "made anew or restored" in failed["message"]
+            assert gateway.journal.reads < 10
+
+    asyncio.run(run())
+
+
+def of_shard(rider: Rides, gateway: Gateway, shard: int, after: int) -> Rides:
+    """As if the client had asked for that shard only."""
+    found = Line()
+    found.told = [m for m in rider.line.told if m["type"] in DATA and m["position"].startswith(f"local_md_{SHARDS[shard]}:")]
+    return Rides(rider.client, found, after, ("*",), SOME)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("hole", [None, 0, 1])
+def test_two_shards_are_resumed_each_from_its_place(order: tuple[int, int], hole: int | None) -> None:
+    async def run() -> None:
+        async with gateway_of(9, 1_500, SHARDS) as gateway:
+            after = {0: 100, 1: 1_400}
+            for shard, view in enumerate(gateway.views.shards):
+                await gateway.write(500, shard)
+                await until(lambda view=view: view.position == 2_000, "memory has moved on")
+            rider = Rides(*gateway.client(), 0, ("*",), SOME)
+            gateway.resume(rider.client, *(f"local_md_{SHARDS[shard]}:{after[shard]}" for shard in order))
+            if hole is not None:
+                await gateway.journal.purge(gateway.views.shards[hole].stream, 1_450)
+            await gateway.quiet()
+            for shard in (0, 1):
+                await gateway.write(100, shard)
+            await until(lambda: all(v.position == 2_100 for v in gateway.views.shards), "all is folded")
+            await gateway.quiet()
+            assert len(rider.line.of("error")) == (hole is not None)
+            for shard in {0, 1} - {hole}:
+                found = of_shard(rider, gateway, shard, after[shard])
+                if hole is not None:  # snapshots of this one come too: what is told of it is as of them already
+                    found.line.told = [m for m in found.line.told if m.get("kind") != "snapshot"]
+                every = [m for m in gateway.expected(shard, 0) if hole is None or m.get("kind") != "snapshot"]
+                found.check(every)
+            if hole is not None:
+                [failed] = rider.line.of("error")
+                assert f"local_md_{SHARDS[hole]}" in failed["message"]
+                told = of_shard(rider, gateway, hole, 0).line.told
+                assert {m["symbol"] for m in told if m.get("kind") == "snapshot"} == set(gateway.markets[hole].symbols)
+                assert sequence(told[-1]["position"]) > 2_000, "it goes on live"
 
     asyncio.run(run())
