@@ -388,3 +388,29 @@ def test_two_shards_are_resumed_each_from_its_place(order: tuple[int, int], hole
                 assert sequence(told[-1]["position"]) > 2_000, "it goes on live"
 
     asyncio.run(run())
+
+
+def test_a_defect_while_memory_is_told_ends_the_connection_with_a_reason(caplog: pytest.LogCaptureFixture) -> None:
+    def kinds(symbol: str) -> tuple[str, str]:
+        raise RuntimeError(f"a defect at {symbol}")
+
+    async def run() -> None:
+        async with gateway_of(10, 500) as gateway:
+            gateway.sessions._replays._kinds = kinds
+            [view] = gateway.views.shards
+            await gateway.write(100)
+            await until(lambda: view.position == 600, "they are in memory")
+            client, line = gateway.client()
+            gateway.sessions.serve(client, Subscribe(channels=("trade",), series=("KXA",), resume="local_md_0:500"))
+            await until(lambda: client.closed, "it is closed", 20)
+            assert line.closed == (1011, "the gateway failed; connect again")
+            [failed] = line.of("error")
+            assert failed["code"] == "unavailable"
+            assert "RuntimeError" in failed["message"]
+            await gateway.quiet()
+
+    caplog.set_level("ERROR")
+    asyncio.run(run())
+    [record] = caplog.records
+    assert "resume c1 s1" in record.getMessage()
+    assert record.exc_info
