@@ -16,23 +16,28 @@ from ssmd.moments import parse_duration
 KEYS = "Enter is the next entry; 100 so many entries; 10s so much of the day"
 _MOST = 10**15
 _READ = 4_096
+_WAITING = 100  # lines that were read and not done: beyond that whoever writes them waits
 
 
 class Typed:
-    """Lines of stdin, each a stride. They are read by a thread that ends with the process, so that nothing waits for a last Enter."""
+    """Lines of stdin, each a stride. They are read by a thread that ends with the process, so that nothing waits for a last Enter, and no
+    faster than they are done, so that a program may write any number of them.
+    """
 
     def __init__(self, tell: Callable[[str], object]) -> None:
         self._tell = tell
         self._lines: asyncio.Queue[str | None] = asyncio.Queue()
+        self._room = threading.Semaphore(_WAITING)
         self._reading = False
 
     async def __call__(self) -> Stride:
         """The next one; once stdin has ended, all the rest."""
         if not self._reading:
             self._reading = True
-            threading.Thread(target=_read, args=(asyncio.get_running_loop(), self._lines), daemon=True).start()
+            threading.Thread(target=_read, args=(asyncio.get_running_loop(), self._lines, self._room), daemon=True).start()
         while True:
             line = await self._lines.get()
+            self._room.release()
             if line is None:
                 self._lines.put_nowait(None)
                 return Stride(_MOST)
@@ -54,7 +59,7 @@ def parse(text: str) -> Stride:
         raise CallerError(f"{text[:40]!r} is no step: {KEYS}") from None
 
 
-def _read(loop: asyncio.AbstractEventLoop, lines: asyncio.Queue[str | None]) -> None:
+def _read(loop: asyncio.AbstractEventLoop, lines: asyncio.Queue[str | None], room: threading.Semaphore) -> None:
     with suppress(RuntimeError):  # nobody waits any more
         waiting = b""
         with suppress(OSError, ValueError, AttributeError):  # there is no stdin, or no more
@@ -62,6 +67,7 @@ def _read(loop: asyncio.AbstractEventLoop, lines: asyncio.Queue[str | None]) -> 
             while data := os.read(sys.stdin.fileno(), _READ):
                 *ended, waiting = (waiting + data).split(b"\n")
                 for line in ended:
+                    room.acquire()
                     loop.call_soon_threadsafe(lines.put_nowait, line.decode(errors="replace"))
                 waiting = waiting[-_READ:]
         loop.call_soon_threadsafe(lines.put_nowait, None)
