@@ -14,9 +14,8 @@ from ssmd.gateway.message import Topic, Update, text_frames
 from ssmd.gateway.request import Selector, matches
 
 if TYPE_CHECKING:
-    import asyncio
-
     from ssmd.gateway.hub import Hub
+    from ssmd.gateway.resume import Resume
 
 _BUDGET = 64 << 10  # bytes of one `take`
 _TAKES = 4  # of one pump: then others have their turn
@@ -67,7 +66,7 @@ class Subscription(msgspec.Struct):
     interval_ms: int
     attached: bool = False  # else what was missed is being sent
     missed: frozenset[Selector] = frozenset()  # what of it is replayed before it is attached, whatever its mode is by now
-    task: asyncio.Task[None] | None = None  # that sends them
+    resume: Resume | None = None  # that sends them
 
 
 class Client:
@@ -196,8 +195,8 @@ class Client:
     def remove(self, subscription: Subscription) -> None:
         """Send no more of it, but for what others have too."""
         del self.subscriptions[subscription.id]
-        if subscription.task:
-            subscription.task.cancel()
+        if subscription.resume:
+            subscription.resume.leave(subscription)
         self.regroup()
         others = frozenset[Selector]().union(*(s.selectors for s in self.subscriptions.values()))
         self._buffer.forget(lambda topic: self._matches(subscription.selectors, topic) and not self._matches(others, topic))

@@ -188,8 +188,8 @@ class Hub:
             self._gone.update(_counts(client))
         self._awake.pop(client, None)
         for subscription in client.subscriptions.values():
-            if subscription.task:
-                subscription.task.cancel()
+            if subscription.resume:
+                subscription.resume.leave(subscription)
         self._leave(client)
 
     def totals(self) -> dict[str, int]:

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from journal.clock import Clock
@@ -28,8 +28,12 @@ _FULL = 0.25  # of a buffer: who has more gets nothing just now
 _WAIT_S = 0.02
 _PATIENCE_S = 2.0  # of a run, for all who are full
 _SPAN = 50_000  # entries of a run, where others wait for the next: seconds
+_ALL = 1 << 62
 _log = logging.getLogger("ssmd.gateway")
 _AT_ONCE = 20  # who get a chunk before the loop's other work has its turn
+
+
+Kinds = Callable[[str], tuple[str, str]]  # series and category of a symbol
 
 
 class Archives(NamedTuple):
@@ -39,13 +43,53 @@ class Archives(NamedTuple):
     storage: Storage
 
 
+class Part(NamedTuple):
+    """What a subscription chose, and others `too`, behind an entry, up to another."""
+
+    chosen: frozenset[Selector]
+    after: int
+    upto: int = _ALL
+    too: tuple[frozenset[Selector], ...] = ()
+
+    def has(self, update: Update, kinds: Kinds) -> bool:
+        return self.after < update.sequence <= self.upto and all(matches(s, update.topic, kinds) for s in (self.chosen, *self.too))
+
+
 @dataclass(eq=False)
 class Rider:
-    """Who had all up to `sequence`, and wants the messages behind it that `chosen` chooses."""
+    """A client that had all it wants up to `sequence`. Each part that it wants is of a subscription."""
 
     client: Client
-    chosen: frozenset[Selector]
     sequence: int
+    wants: dict[str, Part] = field(default_factory=dict)
+    told: list[Part] = field(default_factory=list)  # what is behind `sequence` already
+
+    def join(self, name: str, chosen: frozenset[Selector], after: int) -> None:
+        if after < self.sequence:
+            self.told += [part._replace(upto=self.sequence) for part in self.wants.values() if part.after < self.sequence]
+            self.sequence = after
+        self.wants[name] = Part(chosen, after)
+
+    def leave(self, name: str) -> None:
+        self.wants.pop(name, None)
+        self.sequence = max(self.sequence, min((part.after for part in self.wants.values()), default=_ALL))
+        # What nobody else wanted was not sent for good: the buffer forgets it.
+        others = frozenset[Selector]().union(*(part.chosen for part in self.wants.values()))
+        self.told = [part._replace(too=(*part.too, others)) for part in self.told]
+
+    @property
+    def chosen(self) -> frozenset[Selector] | None:
+        """What it wants of all that comes next; None where that depends on the place."""
+        self.told = [part for part in self.told if part.upto > self.sequence]
+        if self.told or any(part.after > self.sequence for part in self.wants.values()):
+            return None
+        return frozenset[Selector]().union(*(part.chosen for part in self.wants.values()))
+
+    def choose(self, updates: Sequence[Update], kinds: Kinds) -> list[Update]:
+        if (chosen := self.chosen) is not None:
+            return [u for u in updates if matches(chosen, u.topic, kinds)]
+        wants = self.wants.values()
+        return [u for u in updates if any(part.has(u, kinds) for part in wants) and not any(part.has(u, kinds) for part in self.told)]
 
     @property
     def is_full(self) -> bool:
@@ -56,9 +100,9 @@ Waiting = dict[Rider, asyncio.Future[SsmdError | None]]  # those who wait longes
 
 
 class Replays:
-    """Of all streams: one run of each at a time. `kinds`: series and category of a symbol."""
+    """Of all streams: one run of each at a time."""
 
-    def __init__(self, archives: Archives, clock: Clock, *, feed: str, kinds: Callable[[str], tuple[str, str]]) -> None:
+    def __init__(self, archives: Archives, clock: Clock, *, feed: str, kinds: Kinds) -> None:
         self._archives, self._clock, self._feed, self._kinds = archives, clock, feed, kinds
         self._riders: dict[MarketView, Waiting] = {}
         self._runs: dict[MarketView, asyncio.Task[None]] = {}
@@ -80,9 +124,11 @@ class Replays:
 
     async def remember(self, view: MarketView, rider: Rider) -> None:
         """Give it what is in memory, until that is all, or memory has moved on without it."""
-        while rider.sequence >= view.recent.since and (some := view.recent.behind(rider.sequence, CHUNK)):
+        while True:
             await self._clock.sleep(0)
             await self.has_room(rider.client)
+            if rider.sequence < view.recent.since or not (some := view.recent.behind(rider.sequence, CHUNK)):
+                return
             self.offer(rider, some)
             rider.sequence = some[-1].sequence
 
@@ -92,16 +138,12 @@ class Replays:
             await self._clock.sleep(_WAIT_S)
 
     def offer(self, rider: Rider, updates: Sequence[Update]) -> None:
-        rider.client.deliver_missed(Batch(self._chosen(rider, updates)))
-
-    def _chosen(self, rider: Rider, updates: Sequence[Update]) -> list[Update]:
-        wanted, kinds = rider.chosen, self._kinds
-        return [u for u in updates if matches(wanted, u.topic, kinds)]
+        rider.client.deliver_missed(Batch(rider.choose(updates, self._kinds)))
 
     # --- a run --------------------------------------------------------------------------------------------------------------
 
     async def _serve(self, view: MarketView, riders: Waiting) -> None:
-        while riders:
+        while _let_off(view, riders):
             if ready := [rider for rider in riders if not rider.is_full]:
                 # Begin where the one that waits longest is, or somebody shortly before.
                 begin = min(r.sequence for r in ready if ready[0].sequence - _SPAN <= r.sequence <= ready[0].sequence)
@@ -118,7 +160,6 @@ class Replays:
                     _fail(riders, SsmdError(f"the gateway cannot fold {view.stream.name} again ({type(error).__name__}; its log has more)"))
             else:
                 await self._clock.sleep(_WAIT_S)
-            _let_off(view, riders)
 
     async def _run(self, view: MarketView, riders: Waiting, past: MarketView, begin: int) -> None:
         """End where nobody is on board. Raises `SsmdError`."""
@@ -153,14 +194,15 @@ class Replays:
         for number, rider in enumerate(reached):
             if number % _AT_ONCE == _AT_ONCE - 1:
                 await self._clock.sleep(0)
-            if rider not in riders or riders[rider].done():
+            if rider not in riders or riders[rider].done() or rider.sequence < before:  # it left, or was joined by one from further back
                 continue
-            if rider.sequence > before:  # it got on within
-                batch = Batch(self._chosen(rider, [u for u in updates if u.sequence > rider.sequence]))
-            elif (found := same.get(rider.chosen)) is not None:
+            chosen = rider.chosen
+            if rider.sequence > before or chosen is None:  # it got on within
+                batch = Batch(rider.choose([u for u in updates if u.sequence > rider.sequence], self._kinds))
+            elif (found := same.get(chosen)) is not None:
                 batch = found
             else:
-                batch = same[rider.chosen] = Batch(self._chosen(rider, updates))
+                batch = same[chosen] = Batch(rider.choose(updates, self._kinds))
             rider.client.deliver_missed(batch)
             rider.sequence = upto
 
@@ -169,10 +211,11 @@ def _is_full(client: Client) -> bool:
     return client.buffer.fill > _FULL
 
 
-def _let_off(view: MarketView, riders: Waiting) -> None:
-    """Those for whom memory has the rest, or that wait no more."""
+def _let_off(view: MarketView, riders: Waiting) -> Waiting:
+    """Those for whom memory has the rest, or that wait no more; the others."""
     for rider in [rider for rider, done in riders.items() if done.done() or rider.sequence >= view.recent.since]:
         _end(riders, rider)
+    return riders
 
 
 def _check(past: MarketView, end: int) -> None:

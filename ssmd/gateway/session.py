@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from functools import partial
 from math import ceil
@@ -12,25 +11,23 @@ from journal.clock import Clock
 from journal.errors import BadSubject, CallerError, SsmdError
 from journal.subjects import parse_position
 from ssmd.gateway import message as m
-from ssmd.gateway.client import Client, Subscription
+from ssmd.gateway.client import Client
 from ssmd.gateway.hub import Hub
 from ssmd.gateway.marks import Marks, mark_of
 from ssmd.gateway.message import STATE_CHANNELS
 from ssmd.gateway.rates import Rates
-from ssmd.gateway.replays import Archives, Replays, Rider
+from ssmd.gateway.replays import Archives, Replays
 from ssmd.gateway.request import Configure, Ping, Request, Selector, Snapshot, Subscribe, Unsubscribe, id_of, parse, selectors
+from ssmd.gateway.resume import Resume, ended
 from ssmd.gateway.view import MarketView
 from ssmd.gateway.views import Views
 
 MAX_REPLAY = 5_000_000  # entries that are folded again for one client
-_NEARLY = 500  # messages: the rest of a replay is offered at once, if it is no quarter of the buffer
 _WIDE_S, _WIDE = 2_000, 50_000  # names and states that requests of one seat may take, a second and at once; or these parts of all symbols
 _WIDE_S_PART, _WIDE_PART = 0.1, 10
 _LOOK = 4  # for each thing that waits when a subscription ends: whether it was of that one
 _STRANGE_S, _STRANGE = 200, 4_000  # unknown names of one key, on all its connections, a second and at once; then only requests of few names
 _FEW, _NEAR_COST = 50, 50  # which they are; and what looking for names like one costs
-_ALL = 1 << 62
-_log = logging.getLogger("ssmd.gateway")
 _NEAR_FOR = 5  # unknown symbols for which like ones are looked for: each costs milliseconds
 MAX_CHOSEN = 20_000  # symbols times channels that one client's subscriptions may name
 
@@ -106,7 +103,7 @@ class Sessions:
         task = asyncio.create_task(work(), name=f"mark of {client.id}")
         self._comparing[task] = client
         task.add_done_callback(self._comparing.pop)
-        task.add_done_callback(partial(_ended, client))
+        task.add_done_callback(partial(ended, client))
 
     def _subscribe(self, client: Client, asked: Subscribe, refuted: str = "") -> None:
         """`refuted`: why its positions are of other streams."""
@@ -122,6 +119,9 @@ class Sessions:
         resumes = [self._place(position) for position in asked.positions]
         refused = [position for view, sequence, position in resumes if refuted or not self._within(view, sequence)]
         subscription = client.add(asked.channels, chosen, asked.mode, asked.interval_ms)
+        if resumes and not refused:
+            replayed = {s for s in chosen if asked.mode == "realtime" or s[0] not in STATE_CHANNELS}
+            subscription.missed = frozenset(s for s in replayed if s[0] != "day")  # of the others the present is enough
         client.tell(
             m.Subscribed(
                 subscription=subscription.id, id=asked.id, channels=list(asked.channels), mode=asked.mode,
@@ -132,13 +132,11 @@ class Sessions:
                 mark=mark_of(self.views.shards),
             )
         )  # fmt: skip
-        if resumes and not refused:
-            replayed = {s for s in chosen if asked.mode == "realtime" or s[0] not in STATE_CHANNELS}
-            subscription.missed = frozenset(s for s in replayed if s[0] != "day")  # of the others the present is enough
+        if subscription.missed:
             client.regroup()
-            work = self._resume(client, subscription, {v: Rider(client, subscription.missed, sequence) for v, sequence, _ in resumes})
-            subscription.task = asyncio.create_task(work, name=f"resume {client.id} {subscription.id}")
-            subscription.task.add_done_callback(partial(_ended, client))
+            others = (s.resume for s in client.subscriptions.values() if s.resume)
+            resume = next(others, None) or Resume(client, self.hub, self._replays)
+            resume.join(subscription, [(view, sequence) for view, sequence, _ in resumes])
         else:
             subscription.attached = True
             client.regroup()
@@ -218,43 +216,6 @@ class Sessions:
     def _within(self, view: MarketView, sequence: int) -> bool:
         """Whether what came behind `sequence` can be told: not too much, still in the journal, and of the stream as it is now."""
         return sequence >= max(view.first - 1, view.resumable) and view.position - MAX_REPLAY <= sequence <= view.position
-
-    async def _resume(self, client: Client, subscription: Subscription, riders: dict[MarketView, Rider]) -> None:
-        """Send what was missed, as fast as the client takes it, then attach the subscription."""
-        present = subscription.selectors - subscription.missed
-        few = min(_NEARLY, self.hub.limits.messages // 4)
-        near = False
-        while not near:
-            for view, rider in tuple(riders.items()):
-                try:
-                    if rider.sequence < view.recent.since:
-                        await self._replays.bring(view, rider)
-                    await self._replays.remember(view, rider)
-                except SsmdError as error:
-                    told = f"what you missed of {view.stream.name} cannot be sent: {error}; snapshots follow instead"
-                    client.tell(m.Failed(code="resume_failed", message=told))
-                    del riders[view]
-                    present = subscription.selectors
-            await self._replays.has_room(client)
-            near = all(r.sequence >= v.recent.since and len(v.recent.behind(r.sequence, few + 1)) <= few for v, r in riders.items())
-        # Nothing is awaited from here on, so nothing comes in between.
-        self.hub.distribute()
-        for view, rider in riders.items():
-            self._replays.offer(rider, view.recent.behind(rider.sequence, _ALL))
-        subscription.task = None
-        subscription.attached = True
-        client.regroup()
-        client.owe(self.hub.topics(present))
-
-
-def _ended(client: Client, task: asyncio.Task[None]) -> None:
-    """Who waits for what a defect of the gateway has ended is not left waiting."""
-    if not task.cancelled() and (error := task.exception()):
-        _log.error("%s failed; the client was disconnected", task.get_name(), exc_info=error)
-        client.say_last(
-            m.Failed(code="unavailable", message=f"the gateway failed ({type(error).__name__}; its log has more); connect again")
-        )
-        client.close(1011, "the gateway failed; connect again")
 
 
 def _too_much(wait_s: float) -> CallerError:
