@@ -227,6 +227,7 @@ class StreamProtocol(asyncio.Protocol):
             waiting.add(self)
             self._held.callback(waiting.discard, self)
             self._deaf = True
+            self._transport.pause_reading()  # what it goes on to send would wait in memory
             self._after("refusal", _REFUSED_S, partial(self._shut, response))
         else:
             self._transport.abort()

@@ -192,13 +192,17 @@ def test_who_connects_anew_may_not_ask_more(served: Served) -> None:
 def test_who_is_refused_again_and_again_waits_for_it_and_others_do_not(served: Served) -> None:
     """A thousand wrong keys a second took more than half a core."""
 
+    def knocking() -> socket.socket:
+        stream = socket.create_connection(("127.0.0.1", served.port), 30, ("127.0.0.7", 0))
+        stream.sendall(
+            b"GET /v1/stream HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            b"Authorization: Bearer nonsense\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        return stream
+
     def refused() -> float:
         started = time.monotonic()
-        with closing(socket.create_connection(("127.0.0.1", served.port), 30, ("127.0.0.7", 0))) as stream:
-            stream.sendall(
-                b"GET /v1/stream HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-                b"Authorization: Bearer nonsense\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-            )
+        with closing(knocking()) as stream:
             assert b" 401 " in rest_of(stream)
         return time.monotonic() - started
 
@@ -208,6 +212,10 @@ def test_who_is_refused_again_and_again_waits_for_it_and_others_do_not(served: S
         while max(found) < 1:
             assert time.monotonic() < deadline, found
             found = list(pool.map(lambda _: refused(), range(120)))
+    with closing(knocking()) as stream, suppress(ConnectionError):
+        for sent in range(100):  # MB; of what it sends meanwhile a gateway that reads it keeps all
+            assert sent < 50
+            stream.sendall(bytes(1_000_000))
     shaken(served).close()
 
 
