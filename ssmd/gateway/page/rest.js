@@ -32,7 +32,8 @@ export class Rest {
     for (const [name, value] of Object.entries(query)) {
       if (value !== undefined && value !== "") url.searchParams.set(name, value);
     }
-    const headers = this.key ? { Authorization: `Bearer ${this.key}` } : {};
+    const { key } = this;
+    const headers = key ? { Authorization: `Bearer ${key}` } : {};
     const limit = AbortSignal.timeout(PATIENCE_MS);
     this.asked += 1;
     let response;
@@ -44,6 +45,7 @@ export class Rest {
       throw new Refused(0, error.name === "TimeoutError" ? "the gateway takes too long" : "the gateway does not answer");
     }
     const problem = await response.json().catch(() => ({}));
+    if (response.status === 401 && key !== this.key) return this.get(path, query, signal); // there is another one by now
     if (response.status === 401) this.#needsKey(problem.detail ?? "");
     throw new Refused(response.status, problem.detail ?? problem.title ?? `HTTP ${response.status}`, problem.nearest ?? []);
   }
