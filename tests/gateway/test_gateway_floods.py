@@ -10,7 +10,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -212,7 +212,8 @@ def test_who_is_refused_again_and_again_waits_for_it_and_others_do_not(served: S
         while max(found) < 1:
             assert time.monotonic() < deadline, found
             found = list(pool.map(lambda _: refused(), range(120)))
-    with closing(knocking()) as stream, suppress(ConnectionError):
+    with ExitStack() as stack, suppress(ConnectionError):
+        *_, stream = [stack.enter_context(closing(knocking())) for _ in range(80)]
         for sent in range(100):  # MB; of what it sends meanwhile a gateway that reads it keeps all
             assert sent < 50
             stream.sendall(bytes(1_000_000))
