@@ -8,6 +8,7 @@ more has a buffer.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Protocol
@@ -24,6 +25,7 @@ from ssmd.gateway.request import Selector
 FLUSH_S = 0.005
 _LONGEST_S = 0.1
 _TURN_S = 0.02  # of clients that have something waiting: then the loop's other work has its turn
+_log = logging.getLogger("ssmd.gateway")
 _LOOK_S = 0.5  # between looks at idle and stuck clients
 
 
@@ -141,7 +143,7 @@ class Hub:
         while awake and clock() < until_s:
             client = next(iter(awake))
             del awake[client]
-            client.pump()
+            self._pump(client)
         self._pause_s = min(max(FLUSH_S, 2 * (clock() - self._flushed_s)), _LONGEST_S)
         if awake:  # they are the first of the next turn
             self._awake = {**awake, **self._awake}
@@ -151,7 +153,14 @@ class Hub:
         """The client can take more."""
         if not client.buffer.empty:
             self.distribute()
+            self._pump(client)
+
+    def _pump(self, client: Client) -> None:
+        """What was taken from its buffer and cannot be sent is lost: then it has to begin anew, and the others have their turn."""
+        try:
             client.pump()
+        except Exception as error:  # noqa: BLE001  (others are not to wait for ever for a defect that shows with one)
+            failed(client, f"a frame of {client.id}", error)
 
     def distribute(self) -> None:
         """Give clients all that was collected: a snapshot taken after this is newer than what they have."""
@@ -278,6 +287,13 @@ def _batches(updates: list[Update]) -> Iterator[Batch]:
         size += length + 1
         of_entry += length + 1
     yield Batch(updates[start:])
+
+
+def failed(client: Client, what: str, error: BaseException) -> None:
+    """A defect of the gateway: who would wait for what it has ended is disconnected."""
+    _log.error("%s failed; the client was disconnected", what, exc_info=error)
+    client.say_last(m.Failed(code="unavailable", message=f"the gateway failed: {type(error).__name__}, see its log"))
+    client.close(1011, "the gateway failed; connect again")
 
 
 def _counts(client: Client) -> dict[str, int]:

@@ -7,20 +7,18 @@ it. One that joins from further back begins there; what others were told meanwhi
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterable
 from functools import partial
 
 from journal.errors import SsmdError
 from ssmd.gateway import message as m
 from ssmd.gateway.client import Client, Subscription
-from ssmd.gateway.hub import Hub
+from ssmd.gateway.hub import Hub, failed
 from ssmd.gateway.replays import Replays, Rider
 from ssmd.gateway.view import MarketView
 
 _NEARLY = 500  # messages: the rest is offered at once, if it is no quarter of the buffer
 _ALL = 1 << 62
-_log = logging.getLogger("ssmd.gateway")
 
 
 class Resume:
@@ -81,6 +79,4 @@ class Resume:
 def ended(client: Client, task: asyncio.Task[None]) -> None:
     """Who waits for what a defect of the gateway has ended is not left waiting."""
     if not task.cancelled() and (error := task.exception()):
-        _log.error("%s failed; the client was disconnected", task.get_name(), exc_info=error)
-        client.say_last(m.Failed(code="unavailable", message=f"the gateway failed: {type(error).__name__}, see its log"))
-        client.close(1011, "the gateway failed; connect again")
+        failed(client, task.get_name(), error)

@@ -8,6 +8,8 @@ import json
 import time
 from collections.abc import Collection, Iterable
 
+import pytest
+
 from journal.clock import WallClock
 from ssmd.gateway.buffer import Policy
 from ssmd.gateway.client import Client
@@ -144,6 +146,33 @@ def test_who_is_still_being_told_what_it_missed_is_told_no_position_that_it_has_
 
     assert asyncio.run(heartbeat(attached=True)) == ["s:5"]
     assert asyncio.run(heartbeat(attached=False)) == []
+
+
+def test_what_cannot_be_made_for_one_client_ends_its_connection_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    class Odd(Nothing):
+        def snapshot(self, channel: str, symbol: str) -> Update | None:
+            if symbol == "BAD":
+                raise RuntimeError("a defect")
+            return trade((channel, symbol), 7)
+
+    class Closing(Line):
+        said = ""
+
+        def close(self, code: int, reason: str) -> None:
+            self.said = f"{code} {reason}"
+
+    async def body() -> None:
+        hub, bad, good = Hub(Odd(), WallClock()), Closing(), [Line() for _ in range(3)]
+        client_of(hub, bad, "bad").owe([("book", "BAD")])
+        for number, output in enumerate(good):
+            client_of(hub, output, f"c{number}").owe([("book", "GOOD")])
+        await until(lambda: all(output.frames for output in good), "the others are served", 20)
+        assert bad.said == "1011 the gateway failed; connect again"
+        assert json.loads(bad.frames[-1][2:])[0]["code"] == "unavailable"
+        assert list(hub.clients) == ["c0", "c1", "c2"]
+
+    asyncio.run(body())
+    assert "a frame of bad" in caplog.text
 
 
 class Many(Nothing):

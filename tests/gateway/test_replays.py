@@ -21,6 +21,7 @@ from journal.subjects import Stream
 from ssmd.gateway.buffer import Limits, Policy
 from ssmd.gateway.client import Client
 from ssmd.gateway.hub import Hub
+from ssmd.gateway.marks import mark_of
 from ssmd.gateway.recent import Recent
 from ssmd.gateway.replays import Archives, Replays, Rider
 from ssmd.gateway.request import Channel, Subscribe, Unsubscribe
@@ -461,3 +462,19 @@ def test_a_defect_while_memory_is_told_ends_the_connection_with_a_reason(caplog:
     [record] = caplog.records
     assert "resume c1" in record.getMessage()
     assert record.exc_info
+
+
+def test_a_mark_that_goes_on_and_on_is_not_looked_up() -> None:
+    async def run() -> None:
+        async with gateway_of(11, 500) as gateway:
+            client, line = gateway.client()
+            mark = mark_of(gateway.views.shards)
+            for given in (mark, f"{mark},{mark}"):
+                gateway.sessions.serve(client, Subscribe(symbols=("*",), resume="local_md_0:500", mark=given))
+            await until(lambda: len(line.of("subscribed")) == 2, "it is answered", 20)
+            whole, long = sorted(line.of("subscribed"), key=lambda m: not m["resumed"])
+            assert (whole["resumed"], long["resumed"]) == (True, False)
+            assert long["reason"] == "the mark is of 2 streams; this gateway has 1"
+            assert gateway.journal.reads == 1
+
+    asyncio.run(run())
