@@ -164,8 +164,7 @@ class Replays:
     async def _run(self, view: MarketView, riders: Waiting, past: MarketView, begin: int) -> None:
         """End where nobody is on board. Raises `SsmdError`."""
         left_s, end = _PATIENCE_S, view.position
-        _check(past, begin)
-        async with aclosing(self._archives.journal.read(view.stream, start=begin + 1, end=end)) as reads:  # type: ignore[type-var]
+        async with aclosing(self._archives.journal.read(view.stream, start=past.position + 1, end=end)) as reads:  # type: ignore[type-var]
             async for records in reads:
                 for at in range(0, len(records), CHUNK):
                     some = records[at : at + CHUNK]
@@ -212,8 +211,8 @@ def _is_full(client: Client) -> bool:
 
 
 def _let_off(view: MarketView, riders: Waiting) -> Waiting:
-    """Those for whom memory has the rest, or that wait no more; the others."""
-    for rider in [rider for rider, done in riders.items() if done.done() or rider.sequence >= view.recent.since]:
+    """Those for whom memory has the rest; the others."""
+    for rider in [rider for rider in riders if rider.sequence >= view.recent.since]:
         _end(riders, rider)
     return riders
 
