@@ -193,7 +193,7 @@ class Replays:
         for number, rider in enumerate(reached):
             if number % _AT_ONCE == _AT_ONCE - 1:
                 await self._clock.sleep(0)
-            if rider not in riders or riders[rider].done() or rider.sequence < before:  # it left, or was joined by one from further back
+            if rider not in riders or not before <= rider.sequence < upto:  # it left, or was joined by one from further back
                 continue
             chosen = rider.chosen
             if rider.sequence > before or chosen is None:  # it got on within
