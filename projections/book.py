@@ -12,6 +12,7 @@ recording that goes on in another file.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Callable, Collection
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -67,6 +68,13 @@ class BookTop(NamedTuple):
     recv_ns: int
 
 
+def top_of(row: list[int]) -> BookTop:
+    """Of a row as `kernels.write_top` writes it."""
+    state, bids, bid, bid_size, asks, ask, ask_size, price_exponent, size_exponent, sequence, venue_ns, recv_ns, _ = row
+    best = (bid, bid_size) if bids else None, (ask, ask_size) if asks else None
+    return BookTop(_STATES[state], *best, price_exponent, size_exponent, sequence, venue_ns, recv_ns)
+
+
 class _Saved(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     day: int
     sequence: int
@@ -89,6 +97,7 @@ class BookProjection:
         self._books = np.zeros((0, k.B_COLUMNS), np.int64)
         self._pool = np.zeros((_FIRST_POOL, 2), np.int64)
         self._used = np.zeros(1, np.int64)
+        self._top = np.zeros((1, k.P_COLUMNS), np.int64)
 
     # --- fold ---------------------------------------------------------------------------------------------------------------
 
@@ -109,24 +118,47 @@ class BookProjection:
                 self._cold(cold_entry(block, rows[cold]), int(rows["sequence"][cold]))
                 at = cold + 1
 
-    def stepper(self, block: Block) -> Callable[[int], None]:
-        """What folds one row of `block`, by its index, for who looks at books behind every entry: `apply` a row at a time at a third of
-        the cost. Rows in order and each once, none that was folded before; no other block meanwhile.
+    def tracer(self, block: Block) -> Callable[[int], tuple[list[int], list[int]]]:
+        """What folds `block` for who looks at books behind every entry. Asked for a row by its index, it has folded up to that one and
+        tells the top of its symbol's book behind it (columns `kernels.P_*`) and the sizes that a delta's levels have then. To be asked in
+        order for every book, delta, gap and control (of these two it tells nothing), none of them folded before, and no other block
+        meanwhile. It folds ahead up to the next snapshot, gap or control: only behind those the projection itself may be asked.
         """
         rows, changes = block.rows, block.changes.view(k.CHANGES)
         symbols, epochs = self._names.symbols(block), self._names.epochs(block)
         self._reserve()
-        places = list(zip(rows["day"].tolist(), rows["sequence"].tolist(), rows["kind"].tolist(), strict=True))
+        kinds, bodies, counts = rows["kind"], rows["body"].tolist(), rows["count"].tolist()
+        cold = [*np.flatnonzero((kinds == Kind.control) | (kinds == Kind.gap)).tolist(), len(rows)]
+        hot = (kinds == Kind.book) | (kinds == Kind.delta)
+        ends = np.maximum.accumulate(np.where(hot, rows["body"] + rows["count"], 0))  # of the changes up to a row
+        tops, sizes = np.zeros((len(rows) + 1, k.P_COLUMNS), np.int64), np.zeros(len(changes), np.int64)
+        told: list[list[int]] = []
+        sized: list[int] = []
+        first = reached = base = 0
 
-        def step(at: int) -> None:
-            self._cursor.day, self._cursor.sequence, kind = places[at]
-            if kind in _COLD:
-                self._cold(cold_entry(block, rows[at]), self._cursor.sequence)
-                return
-            while k.fold_books(rows, changes, at, at + 1, symbols, epochs, self._books, self._pool, self._used) == at:
-                self._make_room(4 * int(rows["count"][at]))
+        def advance(at: int) -> None:
+            nonlocal told, sized, first, reached, base
+            stop, first = cold[bisect_left(cold, at)], at
+            if at == stop:
+                self._cold(cold_entry(block, rows[at]), int(rows["sequence"][at]))
+                told, reached = [[]], at + 1
+            else:
+                while True:
+                    tables = self._books, self._pool, self._used, tops, sizes
+                    if (reached := k.trace_books(rows, changes, at, stop, symbols, epochs, *tables)) > at:
+                        break
+                    self._make_room(4 * counts[at])
+                base = int(ends[at - 1]) if at else 0
+                told, sized = tops[at:reached].tolist(), sizes[base : int(ends[reached - 1])].tolist()
+            self._cursor.day, self._cursor.sequence = int(rows["day"][reached - 1]), int(rows["sequence"][reached - 1])
 
-        return step
+        def trace(at: int) -> tuple[list[int], list[int]]:
+            if at >= reached:
+                advance(at)
+            body = bodies[at] - base
+            return told[at - first], sized[body : body + counts[at]]
+
+        return trace
 
     def _reserve(self) -> None:
         # Two rows for every symbol ever seen; doubled, so that a symbol costs its rows once.
@@ -232,25 +264,14 @@ class BookProjection:
         at = self._names.find(symbol)
         if at is None or 2 * at >= len(self._books):
             return None
-        row = self._books[2 * at].tolist()
-        if not row[k.B_STATE]:
-            return None
-        (bid_at, ask_at), (bids, asks) = row[k.B_OFFSET : k.B_OFFSET + 2], row[k.B_COUNT : k.B_COUNT + 2]
-        return BookTop(
-            _STATES[row[k.B_STATE]],
-            tuple(self._pool[bid_at + bids - 1].tolist()) if bids else None,  # levels ascend
-            tuple(self._pool[ask_at].tolist()) if asks else None,
-            row[k.B_PRICE_EXP], row[k.B_SIZE_EXP], row[k.B_SEQUENCE], row[k.B_VENUE_NS], row[k.B_RECV_NS],
-        )  # fmt: skip
+        k.write_top(self._books, 2 * at, self._pool, self._top, 0)
+        row = self._top[0].tolist()
+        return top_of(row) if row[k.P_STATE] else None
 
     def sides(self, symbol: str) -> tuple[Any, Any]:
         """Its levels, bids and asks, best first, as arrays that stay as they are. Of a book that there is."""
         bids, asks = self._levels(2 * self._names.symbol(symbol))
         return bids[::-1].copy(), asks.copy()
-
-    def size(self, symbol: str, side: int, price: int) -> int:
-        """Of one level of a book that there is; 0 for a level that there is not."""
-        return k.size_of(self._books, 2 * self._names.symbol(symbol), side, price, self._pool)
 
     def _levels(self, book: int) -> tuple[Any, Any]:
         row = self._books[book]

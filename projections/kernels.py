@@ -58,6 +58,11 @@ B_OFFSET, B_ROOM, B_COUNT = 6, 8, 10  # each for bids, then asks: where the leve
 B_VENUE_NS, B_RECV_NS = 12, 13
 B_COLUMNS = 16
 NONE, SYNCING, VALID, STALE = 0, 1, 2, 3
+# What a book is at its top, as a row: state, each side's best if it has levels, units; whether one of these is another than before the row.
+P_STATE, P_BIDS, P_BID, P_BID_SIZE, P_ASKS, P_ASK, P_ASK_SIZE, P_PRICE_EXP, P_SIZE_EXP = 0, 1, 2, 3, 4, 5, 6, 7, 8
+P_BEST_END = 9
+P_SEQUENCE, P_VENUE_NS, P_RECV_NS, P_CHANGED = 9, 10, 11, 12
+P_COLUMNS = 13
 _LEAST_ROOM = 8
 
 
@@ -190,6 +195,51 @@ def size_of(books: Any, book: int, side: int, price: int, pool: Any) -> int:
         else:
             high = middle
     return int(pool[low, 1]) if low < end and pool[low, 0] == price else 0
+
+
+@compiled(types.void(_TABLE, _N, _TABLE, _TABLE, _N))
+def write_top(books: Any, book: int, pool: Any, tops: Any, at: int) -> None:
+    """The top of one book, to row `at` of `tops`."""
+    bids, asks = books[book, B_COUNT], books[book, B_COUNT + 1]
+    bid, ask = books[book, B_OFFSET] + bids - 1, books[book, B_OFFSET + 1]  # levels ascend
+    tops[at, P_STATE] = books[book, B_STATE]
+    tops[at, P_BIDS], tops[at, P_ASKS] = bids > 0, asks > 0
+    tops[at, P_BID], tops[at, P_BID_SIZE] = (pool[bid, 0], pool[bid, 1]) if bids else (0, 0)
+    tops[at, P_ASK], tops[at, P_ASK_SIZE] = (pool[ask, 0], pool[ask, 1]) if asks else (0, 0)
+    tops[at, P_PRICE_EXP], tops[at, P_SIZE_EXP] = books[book, B_PRICE_EXP], books[book, B_SIZE_EXP]
+    tops[at, P_SEQUENCE], tops[at, P_VENUE_NS], tops[at, P_RECV_NS] = (
+        books[book, B_SEQUENCE],
+        books[book, B_VENUE_NS],
+        books[book, B_RECV_NS],
+    )
+
+
+@compiled(_N(_ROWS, _CHANGES, _N, _N, _IDS, _IDS, _TABLE, _TABLE, _WORDS, _TABLE, _WORDS))
+def trace_books(
+    rows: Any, changes: Any, start: int, stop: int, symbols: Any, epochs: Any, books: Any, pool: Any, used: Any, tops: Any, sizes: Any
+) -> int:
+    """As `fold_books`, and what each row made of its symbol's book: its top to that row of `tops`, which has one more for use here, and
+    the sizes that a delta's levels have then to `sizes`, by change. It stops behind a snapshot, too, whose levels are read then.
+    """
+    scratch = tops.shape[0] - 1
+    for i in range(start, stop):
+        row = rows[i]
+        if row.kind not in (KIND_BOOK, KIND_DELTA):
+            continue
+        book = symbols[row.symbol] * 2
+        write_top(books, book, pool, tops, scratch)
+        if fold_books(rows, changes, i, i + 1, symbols, epochs, books, pool, used) == i:
+            return i
+        write_top(books, book, pool, tops, i)
+        tops[i, P_CHANGED] = 0
+        for column in range(P_BEST_END):
+            if tops[i, column] != tops[scratch, column]:
+                tops[i, P_CHANGED] = 1
+        if row.kind == KIND_BOOK:
+            return i + 1
+        for j in range(np.int64(row.body), np.int64(row.body) + np.int64(row.count)):
+            sizes[j] = size_of(books, book, changes[j].side, changes[j].price, pool)
+    return stop
 
 
 @compiled(types.void(_TABLE, _N, _TABLE, _TABLE, _WORDS))

@@ -24,6 +24,7 @@ from ssmd.gateway.request import Selector
 
 FLUSH_S = 0.005
 _LONGEST_S = 0.1
+_ROUTES = 1 << 18  # topics: about 50 MB
 _TURN_S = 0.02  # of clients that have something waiting: then the loop's other work has its turn
 _log = logging.getLogger("ssmd.gateway")
 _LOOK_S = 0.5  # between looks at idle and stuck clients
@@ -53,16 +54,13 @@ class Group:
     """Clients that chose the same. Mode realtime and latest go out at each flush, conflated when its interval is over."""
 
     def __init__(self, key: Key) -> None:
-        self.mode, self.interval_ms, self.selectors = key
+        mode, self.interval_ms, self.selectors = key
+        self.realtime = mode == "realtime"
         self.key = key
         self.clients: dict[Client, None] = {}
         self.pending: list[Update] = []
         self.dirty: dict[Topic, None] = {}
         self.due_s = 0.0  # of the loop's time: not before
-
-    @property
-    def realtime(self) -> bool:
-        return self.mode == "realtime"
 
 
 class Hub:
@@ -81,6 +79,7 @@ class Hub:
         self._of: dict[Client, list[Group]] = {}
         self._index: dict[Selector, dict[Group, None]] = {}
         self._broad = 0  # selectors by series and category in the index
+        self._routes: dict[Topic, Collection[Group]] = {}
         self._waiting: dict[Group, None] = {}
         self._awake: dict[Client, None] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -95,17 +94,27 @@ class Hub:
         self.published += len(updates)
         if not self._index:
             return
+        routes, waiting = self._routes, self._waiting
         for update in updates:
-            for group in self._groups_of(update.channel, update.symbol):
+            if (groups := routes.get(update.topic)) is None:
+                groups = self._route(update.topic)
+            for group in groups:
                 if group.realtime or update.channel not in STATE_CHANNELS:
-                    # A group that chose it in two ways gets it once.
-                    if not group.pending or group.pending[-1] is not update:
-                        group.pending.append(update)
+                    group.pending.append(update)
                 else:
                     group.dirty[update.topic] = None
-                self._waiting[group] = None
-        if self._waiting:
+                waiting[group] = None
+        if waiting:
             self._schedule()
+
+    def _route(self, topic: Topic) -> Collection[Group]:
+        """Who gets what comes of a topic, each once. Kept until groups change, where it depends on nothing else."""
+        found = dict.fromkeys(self._groups_of(*topic)).keys()
+        if not self._broad:
+            if len(self._routes) >= _ROUTES:
+                self._routes.clear()
+            self._routes[topic] = found
+        return found
 
     def _groups_of(self, channel: str, symbol: str) -> Iterable[Group]:
         index = self._index
@@ -224,6 +233,7 @@ class Hub:
             self._of[client] = groups
 
     def _leave(self, client: Client) -> None:
+        self._routes.clear()
         for group in self._of.pop(client, ()):
             del group.clients[client]
             if not group.clients:

@@ -321,22 +321,23 @@ CONTROL = (Welcome, Subscribed, Unsubscribed, Snapshots, Configured, Mode, Heart
 
 
 class Update:
-    """One message of a channel, encoded when it is first wanted and then once for all clients."""
+    """One message of a channel, encoded once for all clients: by now, or (`make`, of its position) when it is first wanted."""
 
-    __slots__ = ("_data", "_make", "channel", "sequence", "stream", "symbol", "weight")
+    __slots__ = ("_data", "_make", "sequence", "stream", "topic", "weight")
 
-    def __init__(self, channel: str, symbol: str, stream: str, sequence: int, make: Callable[[str], Message], *, weight: int = 1) -> None:
-        self.channel = channel
-        self.symbol = symbol
+    def __init__(
+        self, topic: Topic, stream: str, sequence: int, make: Callable[[str], Message] | None = None, *, data: bytes = b"", weight: int = 1
+    ) -> None:
+        self.topic = topic
         self.stream = stream
         self.sequence = sequence
         self.weight = weight  # about how many levels it has
-        self._make: Callable[[str], Message] | None = make  # of the position
-        self._data = b""
+        self._make = make
+        self._data = data
 
     @property
-    def topic(self) -> Topic:
-        return self.channel, self.symbol
+    def channel(self) -> str:
+        return self.topic[0]
 
     @property
     def position(self) -> str:
@@ -385,13 +386,13 @@ def _deflated(payload: bytes) -> bytes:
 
 
 @lru_cache(maxsize=64)
-def _second(seconds: int) -> str:
-    return rfc3339(seconds * 10**9)[:-11] if seconds else "1970-01-01T00:00:00"
+def _second(digits: str) -> str:
+    return rfc3339(int(digits) * 10**9)[:-11]
 
 
 def when(ns: int) -> str:
-    """As `ssmd.moments.rfc3339`."""
-    if not ns:
-        return ""
-    seconds, rest = divmod(ns, 10**9)
-    return f"{_second(seconds)}.{rest:09d}Z"
+    """As `ssmd.moments.rfc3339`, "" for 0."""
+    if ns < 10**9:
+        return rfc3339(ns) if ns else ""
+    digits = str(ns)
+    return f"{_second(digits[:-9])}.{digits[-9:]}Z"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -16,10 +17,19 @@ from ssmd.gateway import message as m
 from ssmd.gateway.message import Update, amount, texts, when
 
 Kind = Literal["snapshot", "update"]
-Levels = Sequence[tuple[int, int]]
+Levels = Iterable[tuple[int, int]]
 _STATE = {state: state.name for state in BookState}  # asking the enumeration takes longer than a level
 _PRICES = frozenset({"last", "bid", "ask"})
 _DOLLARS = frozenset({"dollar_volume", "dollar_open_interest"})  # whole ones, as the venue says them
+
+
+@lru_cache(maxsize=1 << 16)
+def _quoted(symbol: str) -> str:
+    return m.encode(symbol).decode()
+
+
+def _instant(name: str, ns: int) -> str:
+    return f',"{name}_time":"{when(ns)}","{name}_ns":{ns}' if ns else ""
 
 
 class Row(NamedTuple):
@@ -48,25 +58,26 @@ class Shown:
         """Written out at once: of the 50,000 messages that are kept, what they are made of would be half a million objects, which the
         garbage collector walks while clients wait, and take more memory than their text.
         """
-        update = Update(channel, symbol, self._stream, sequence, make)
+        update = Update((channel, symbol), self._stream, sequence, make)
         update.data  # noqa: B018
         return update
 
     def _before(self, sequence: int | None) -> str | None:
         return None if sequence is None else f"{self._stream}:{sequence}"
 
-    def delta(self, row: Row, top: BookTop, sides: tuple[Levels, Levels], before: int | None) -> Update:
-        """`sides` are the levels that changed, bids and asks, with their new totals."""
-
-        def make(position: str) -> m.Message:
-            bids, asks = (self._levels(side, row.price_exponent, row.size_exponent) for side in sides)
-            state: Any = _STATE[top.state]
-            return m.BookData(
-                kind="delta", symbol=row.symbol, position=position, prev_position=self._before(before), state=state, bids=bids, asks=asks,
-                recv_time=when(row.recv_ns), recv_ns=row.recv_ns, venue_time=when(row.venue_ns), venue_ns=row.venue_ns,
-            )  # fmt: skip
-
-        return self._update("book", row.symbol, row.sequence, make)
+    def delta(self, row: Row, sides: tuple[Mapping[int, int], Mapping[int, int]], before: int | None) -> Update:
+        """`sides` are the levels that changed, bids and asks, price to new total; the book is valid. Nine of ten messages are these: the
+        text of a `BookData` is put together here, in a third of the time that making and encoding one takes.
+        """
+        prices, sizes, stream = texts(row.price_exponent, self._price), texts(row.size_exponent, self._size), self._stream
+        bids, asks = [",".join([f'["{prices[p]}","{sizes[s]}"]' for p, s in side.items()]) for side in sides]
+        after = "" if before is None else f'"prev_position":"{stream}:{before}",'
+        data = (
+            f'{{"type":"book","symbol":{_quoted(row.symbol)},"position":"{stream}:{row.sequence}",'
+            f'{after}"kind":"delta","state":"VALID","bids":[{bids}],"asks":[{asks}]'
+            f"{_instant('recv', row.recv_ns)}{_instant('venue', row.venue_ns)}}}"
+        )
+        return Update(("book", row.symbol), stream, row.sequence, data=data.encode())
 
     def book(self, symbol: str, top: BookTop, sides: tuple[Any, Any], before: int | None = None) -> Update:
         """The whole book: `sides` are arrays of `BookProjection.sides`, 16 bytes a level. Written out if it is wanted."""
@@ -79,7 +90,7 @@ class Shown:
                 recv_time=when(top.recv_ns), recv_ns=top.recv_ns, venue_time=when(top.venue_ns), venue_ns=top.venue_ns,
             )  # fmt: skip
 
-        return Update("book", symbol, self._stream, top.sequence, make, weight=1 + sum(map(len, sides)))
+        return Update(("book", symbol), self._stream, top.sequence, make, weight=1 + sum(map(len, sides)))
 
     def bbo(self, symbol: str, sequence: int, top: BookTop, kind: Kind, before: int | None = None) -> Update:
         def make(position: str) -> m.Message:

@@ -7,16 +7,19 @@ end are folded in blocks; those that clients may still ask for, and all that com
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, cast
+
+import numpy as np
 
 from journal.block import Block, BlockBuilder
 from journal.entry import Gap, Kind, Record
 from journal.errors import HoleInStream, JournalUnavailable
 from journal.protocols import JournalReader, Storage
 from journal.subjects import Stream
-from projections.book import BookProjection, BookState, BookTop
+from projections import kernels as k
+from projections.book import BookProjection, BookState, BookTop, top_of
 from projections.projection import Projection
 from projections.registry import create
 from projections.rows import cold_entry
@@ -253,16 +256,15 @@ class MarketView:
     def changes(self, block: Block) -> list[Update]:
         """Fold entry by entry; the messages of each, in order. An entry that was folded before has none."""
         out: list[Update] = []
+        block = block.slice(int(np.searchsorted(block.rows["sequence"], self.position, side="right")), len(block))
         columns = [block.rows[name].tolist() for name in _COLUMNS]
-        step, step_trade, step_ticker = (fold.stepper(block) for fold in (self.books, self.trades, self.tickers))
+        trace, step_trade, step_ticker = self.books.tracer(block), self.trades.stepper(block), self.tickers.stepper(block)
         changes = block.changes[["price", "side"]].tolist()
         for at, (kind, body, count, symbol, *rest) in enumerate(zip(*columns, strict=True)):
             row = Row(block.symbols[symbol], *rest)
-            if row.sequence <= self.position:
-                continue
             if kind in _BOOKS:
-                step(at)
-                self._book(row, None if kind == Kind.book else changes[body : body + count], out)
+                top, sizes = trace(at)
+                self._book(row, top, None if kind == Kind.book else zip(changes[body : body + count], sizes, strict=True), out)
             elif kind == Kind.trade:
                 was = self.trades.counted(row.symbol)
                 step_trade(at)
@@ -278,7 +280,7 @@ class MarketView:
                 out.append(self._shown.market(row.symbol, row.sequence, status, "update", self._after("market", row)))
             elif kind in {Kind.gap, Kind.control}:
                 self.books.take_touched()
-                step(at)
+                trace(at)
                 self._connection(block.slice(at, at + 1), row, out)
             self.position = row.sequence
         if len(block):
@@ -293,27 +295,21 @@ class MarketView:
         before, last[row.symbol] = last.get(row.symbol), row.sequence
         return before
 
-    def _book(self, row: Row, changes: Sequence[tuple[int, int]] | None, out: list[Update]) -> None:
-        """`changes`: prices and sides of a delta."""
-        top = self.books.top(row.symbol)
-        if top is None:
-            return
-        if top.sequence == row.sequence:  # else of a connection that the book does not follow, or of a book without a snapshot
+    def _book(self, row: Row, top: list[int], levels: Iterable[tuple[tuple[int, int], int]] | None, out: list[Update]) -> None:
+        """`top` as `BookProjection.tracer` tells it; `levels`: prices and sides of a delta, with their sizes now."""
+        if top[k.P_SEQUENCE] == row.sequence:  # else of a connection that the book does not follow, or of a book without a snapshot
             before = self._after("book", row)
-            if top.state != BookState.VALID:
+            if top[k.P_STATE] != k.VALID:
                 out.append(self._shown.stale(row.symbol, row.sequence, "an entry contradicts the book"))
-            elif changes is None:
-                out.append(self._shown.book(row.symbol, top, self.books.sides(row.symbol), before))
+            elif levels is None:
+                out.append(self._shown.book(row.symbol, top_of(top), self.books.sides(row.symbol), before))
             else:
-                out.append(self._shown.delta(row, top, self._changed(row.symbol, changes), before))
-        self._tell_best(row, top, out)
-
-    def _changed(self, symbol: str, changes: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        """The levels of a delta with their new totals, bids and asks."""
-        sides: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
-        for price, side in dict.fromkeys(changes):
-            sides[side].append((price, self.books.size(symbol, side, price)))
-        return sides
+                sides: tuple[dict[int, int], dict[int, int]] = ({}, {})
+                for (price, side), size in levels:
+                    sides[side][price] = size
+                out.append(self._shown.delta(row, sides, before))
+        if top[k.P_CHANGED]:
+            self._tell_best(row, top_of(top), out)
 
     def _tell_best(self, row: Row, top: BookTop, out: list[Update]) -> None:
         if self._best.get(row.symbol) != top[:5]:

@@ -32,7 +32,7 @@ def update(topic: Topic, sequence: int, before: int | None, *, snapshot: bool = 
             channel=topic[0], healed_by="snapshot" if snapshot else "",
         )  # fmt: skip
 
-    return Update(*topic, "x_md_0", sequence, make)
+    return Update(topic, "x_md_0", sequence, make)
 
 
 class BufferMachine(RuleBasedStateMachine):

@@ -61,7 +61,7 @@ class Line:
 def trade(topic: Topic, sequence: int) -> Update:
     channel, symbol = topic
     data = TradeData(symbol=symbol, position=f"s:{sequence}", price="1", size="1", aggressor="buy")
-    return Update(channel, symbol, "s", sequence, lambda _: data)
+    return Update((channel, symbol), "s", sequence, lambda _: data)
 
 
 def client_of(hub: Hub, output: Line, name: str = "c1") -> Client:

@@ -16,9 +16,11 @@ from journal.entry import Body, Book, Change, Delta, Entry, Record, Trade
 from journal.memory import READ_CHUNK, MemoryJournal, MemoryStorage
 from journal.subjects import Stream
 from projections.book import BookProjection
-from ssmd.gateway.message import Update
+from ssmd.gateway.message import BookData, Update, amount, encode
 from ssmd.gateway.recent import Recent
+from ssmd.gateway.shown import Row, Shown
 from ssmd.gateway.view import MarketView, block_of
+from ssmd.moments import rfc3339
 from tests.gateway.follower import Follower, exact
 from tests.gateway.rig import STREAM as MARKET
 from tests.gateway.rig import Market
@@ -145,11 +147,11 @@ def test_kept_messages_are_little_for_the_collector_to_walk() -> None:
 def test_recent_messages_are_bounded_and_whole_entries_are_given() -> None:
     recent = Recent(most=10, weight=1_000)
     for n in range(1, 31):
-        recent.add([Update("trade", "A", "t_md_0", n, lambda _: None), Update("bbo", "A", "t_md_0", n, lambda _: None)])  # type: ignore[arg-type, return-value]
+        recent.add([Update(("trade", "A"), "t_md_0", n, lambda _: None), Update(("bbo", "A"), "t_md_0", n, lambda _: None)])  # type: ignore[arg-type, return-value]
     assert recent.since == 25
     assert [u.sequence for u in recent.behind(25, 100)] == [26, 26, 27, 27, 28, 28, 29, 29, 30, 30]
     assert [u.sequence for u in recent.behind(26, 1)] == [27, 27]
-    recent.add([Update("book", "A", "t_md_0", 31, lambda _: None, weight=2_000)])  # type: ignore[arg-type, return-value]
+    recent.add([Update(("book", "A"), "t_md_0", 31, lambda _: None, weight=2_000)])  # type: ignore[arg-type, return-value]
     assert recent.since == 31
     assert not recent.behind(0, 100)
 
@@ -178,3 +180,21 @@ def test_a_start_tells_what_came_in_the_last_seconds_and_only_folds_what_is_olde
                 assert found[0] == found[1], (channel, symbol)
 
     asyncio.run(run())
+
+
+_rows = st.builds(
+    Row, st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8), st.integers(1, 2**53),
+    *[st.just(0) | st.integers(1, 4 * 10**18)] * 2, *[st.integers(-9, 3)] * 2,
+)  # fmt: skip
+_sides = st.tuples(*[st.dictionaries(st.integers(-(2**40), 2**62), st.integers(0, 2**62), max_size=4)] * 2)
+
+
+@given(row=_rows, before=st.none() | st.integers(1, 2**53), sides=_sides)
+def test_the_text_of_a_delta_is_that_of_its_message(row: Row, before: int | None, sides: Any) -> None:
+    bids, asks = ([(amount(p, row.price_exponent, 4), amount(s, row.size_exponent, 2)) for p, s in side.items()] for side in sides)
+    said = BookData(
+        kind="delta", symbol=row.symbol, position=f"t_md_0:{row.sequence}", prev_position=f"t_md_0:{before}" if before else None,
+        state="VALID", bids=bids, asks=asks, recv_time=rfc3339(row.recv_ns), recv_ns=row.recv_ns,
+        venue_time=rfc3339(row.venue_ns), venue_ns=row.venue_ns,
+    )  # fmt: skip
+    assert Shown("t_md_0", (4, 2)).delta(row, sides, before).data == encode(said)

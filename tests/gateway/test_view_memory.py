@@ -66,7 +66,7 @@ def test_what_was_asked_for_last_is_kept_within_bounds(steps: list[tuple[int, in
     for name, weight, step in steps:
         topic = "book", str(name)
         if step == "put":
-            kept.put(topic, Update("book", str(name), "s", 1, lambda _: Heartbeat(positions=[], time="", time_ns=0), weight=weight))
+            kept.put(topic, Update(("book", str(name)), "s", 1, lambda _: Heartbeat(positions=[], time="", time_ns=0), weight=weight))
             model.pop(topic, None)
             model[topic] = weight
             while len(model) > 1 and (len(model) > 5 or sum(model.values()) > 20):

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from journal.block import Block
-from journal.entry import Gap, Record, Ticker
+from journal.entry import Book, Control, Delta, Gap, Record, Ticker
 from journal.errors import BadObject
-from projections.book import BookProjection
+from projections import kernels as k
+from projections.book import BookProjection, top_of
 from projections.projection import Digester, Projection
 from projections.registry import PROJECTIONS, create
 from projections.ticker import TickerProjection
@@ -130,6 +131,33 @@ def test_books_agree_with_a_straightforward_fold_after_every_entry(stream: list[
         theirs.apply(record.entry)
         views = {symbol: ours.book(symbol) for symbol in ours.keys()}  # noqa: SIM118
         assert {s: (v.state.name, v.bids, v.asks) for s, v in views.items()} == theirs.shown()
+
+
+@given(stream=records(max_size=120), cut=st.integers(0, 120))
+def test_a_trace_tells_the_book_behind_every_entry(stream: list[Record], cut: int) -> None:
+    traced, stepped = BookProjection(), BookProjection()
+    for run in (stream[:cut], stream[cut:]):
+        block = Block.of(run)
+        trace = traced.tracer(block)
+        for at, record in enumerate(run):
+            entry = record.entry
+            before = stepped.top(entry.symbol)
+            stepped.apply(block.slice(at, at + 1))
+            if not isinstance(entry.body, Book | Delta | Gap | Control):
+                continue
+            top, sizes = trace(at)
+            if not isinstance(entry.body, Book | Delta):
+                continue
+            after = stepped.top(entry.symbol)
+            assert (top_of(top) if top[k.P_STATE] else None) == after
+            assert bool(top[k.P_CHANGED]) == ((before and before[:5]) != (after and after[:5]))
+            if isinstance(entry.body, Delta) and after:
+                view = stepped.book(entry.symbol)
+                levels = {(price, side): size for side, of in ((0, view.bids), (1, view.asks)) for price, size in of}
+                assert sizes == [levels.get((c.price, c.side), 0) for c in entry.body.changes]
+        keys = stepped.keys()
+        assert traced.keys() == keys
+        assert [traced.canonical(key) for key in keys] == [stepped.canonical(key) for key in keys]
 
 
 @given(stream=records(max_size=120))
