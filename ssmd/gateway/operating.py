@@ -232,7 +232,10 @@ async def set_mode(desk: Desk, call: Call) -> answers.Done:
     if (body.mode == "conflated") != (_LEAST_NS <= interval_ns <= _MOST_NS) or (interval_ns and body.mode != "conflated"):
         reason = "mode conflated, and no other, has an interval, from 10ms to 1m"
         raise Problem("bad-parameter", reason, errors=(Flaw("interval", reason),))
-    done = await _tell(desk, call, clients.client(name).client, "set-mode", mode=body.mode, interval_ns=interval_ns)
+    found = clients.client(name)
+    if not found.subscriptions:
+        raise Problem("bad-request", f"client {name} has no subscription whose mode could be set")
+    done = await _tell(desk, call, found.client, "set-mode", mode=body.mode, interval_ns=interval_ns)
     clients.set_mode(name, body.mode, interval_ns // 1_000_000, body.reason)
     return done
 

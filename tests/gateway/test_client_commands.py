@@ -87,13 +87,20 @@ async def until(stream: ClientConnection, kind: str) -> Any:
                 return said
 
 
-def test_each_action_is_in_the_journal_with_who_and_why(served: Served) -> None:
+@pytest.mark.parametrize(
+    ("action", "options", "more"),
+    [
+        ("disconnect", (), {}),
+        ("set-mode", ("--mode", "conflated", "--interval", "250ms"), {"mode": "conflated", "interval_ns": 250_000_000}),
+        ("set-mode", ("--mode", "latest"), {"mode": "latest", "interval_ns": 0}),
+    ],
+)
+def test_each_action_is_in_the_journal_with_who_and_why(served: Served, action: str, options: tuple[str, ...], more: Any) -> None:
     async def run() -> tuple[str, Any]:
-        async with connect(f"ws://127.0.0.1:{served.port}/v1/stream") as stream:
+        async with connect(f"ws://127.0.0.1:{served.port}/v1/stream?symbols={GOLD}") as stream:
             name = await hello(stream)
-            return name, await asyncio.to_thread(
-                document, served, "client_action", "client", "disconnect", name, "--reason", "for the test"
-            )
+            args = ("client", action, name, *options, "--reason", "for the test")
+            return name, await asyncio.to_thread(document, served, "client_action", *args)
 
     name, done = asyncio.run(run())
     found = json.loads(ran(served, "journal", "show", done["position"], "-o", "json").stdout)
@@ -102,9 +109,21 @@ def test_each_action_is_in_the_journal_with_who_and_why(served: Served) -> None:
     assert done["who"].endswith("by loopback")
     assert done["who"] in text
     event = found["body"]["data"]
-    assert (found["symbol"], event["client"], event["action"], event["client_who"]) == (name, name, "disconnect", "loopback")
+    assert (found["symbol"], event["client"], event["action"], event["client_who"]) == (name, name, action, "loopback")
+    assert {key: event[key] for key in more} == more
     assert event["client_peer"].startswith("127.0.0.1:")
     assert event["connected_time"].endswith("Z")
+
+
+def test_a_mode_is_of_subscriptions(served: Served) -> None:
+    async def run() -> None:
+        async with connect(f"ws://127.0.0.1:{served.port}/v1/stream") as stream:
+            name = await hello(stream)
+            refused = await asyncio.to_thread(ran, served, "client", "set-mode", name, "--mode", "latest", "--reason", "x")
+            assert (refused.returncode, refused.stdout) == (2, "")
+            assert f"{name} has no subscription whose mode could be set" in refused.stderr
+
+    asyncio.run(run())
 
 
 def test_what_cannot_be_done_is_said(served: Served) -> None:
