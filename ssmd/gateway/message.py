@@ -320,20 +320,19 @@ DATA = (BookData, BboData, TradeData, TickerData, MarketData, GapData, Stale, Da
 CONTROL = (Welcome, Subscribed, Unsubscribed, Snapshots, Configured, Mode, Heartbeat, Pong, Failed, Pace, Dropped, Conflated)
 
 
-class Update:
-    """One message of a channel, encoded once for all clients: by now, or (`make`, of its position) when it is first wanted."""
+class Update(msgspec.Struct, gc=False, eq=False):
+    """One message of a channel, encoded once for all clients: by now (`made`), or when first wanted (`make`, of its position and `of`).
 
-    __slots__ = ("_data", "_make", "sequence", "stream", "topic", "weight")
+    `weight` is about how many levels it has. The collector does not walk it: tens of thousands are kept.
+    """
 
-    def __init__(
-        self, topic: Topic, stream: str, sequence: int, make: Callable[[str], Message] | None = None, *, data: bytes = b"", weight: int = 1
-    ) -> None:
-        self.topic = topic
-        self.stream = stream
-        self.sequence = sequence
-        self.weight = weight  # about how many levels it has
-        self._make = make
-        self._data = data
+    topic: Topic
+    stream: str
+    sequence: int
+    make: Callable[..., Message] | None = None
+    of: tuple[Any, ...] = ()
+    weight: int = 1
+    made: bytes = b""
 
     @property
     def channel(self) -> str:
@@ -346,9 +345,9 @@ class Update:
     @property
     def data(self) -> bytes:
         """The message's JSON."""
-        if self._make is not None:
-            self._data, self._make = encode(self._make(self.position)), None
-        return self._data
+        if self.make is not None:
+            self.made, self.make, self.of = encode(self.make(self.position, *self.of)), None, ()
+        return self.made
 
 
 def text_frames(messages: Iterable[bytes], *, deflated: bool = False) -> list[bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
@@ -17,7 +17,8 @@ from ssmd.gateway import message as m
 from ssmd.gateway.message import Update, amount, texts, when
 
 Kind = Literal["snapshot", "update"]
-Levels = Iterable[tuple[int, int]]
+Level = tuple[int, int]  # price, size
+Levels = Iterable[Level]
 _STATE = {state: state.name for state in BookState}  # asking the enumeration takes longer than a level
 _PRICES = frozenset({"last", "bid", "ask"})
 _DOLLARS = frozenset({"dollar_volume", "dollar_open_interest"})  # whole ones, as the venue says them
@@ -49,6 +50,7 @@ class Shown:
     def __init__(self, stream: str, decimals: tuple[int, int]) -> None:
         self._stream = stream
         self._price, self._size = decimals
+        self._make_bbo = self._bbo  # one object for all
 
     def _levels(self, levels: Levels, price_exponent: int, size_exponent: int) -> list[m.Level]:
         prices, sizes = texts(price_exponent, self._price), texts(size_exponent, self._size)
@@ -65,19 +67,19 @@ class Shown:
     def _before(self, sequence: int | None) -> str | None:
         return None if sequence is None else f"{self._stream}:{sequence}"
 
-    def delta(self, row: Row, sides: tuple[Mapping[int, int], Mapping[int, int]], before: int | None) -> Update:
-        """`sides` are the levels that changed, bids and asks, price to new total; the book is valid. Nine of ten messages are these: the
-        text of a `BookData` is put together here, in a third of the time that making and encoding one takes.
+    def delta(self, row: Row, sides: tuple[Levels, Levels], before: int | None) -> Update:
+        """`sides` are the levels that changed, bids and asks, with their new totals; the book is valid. Nine of ten messages are these: the
+        text of a `BookData` is put together here, which takes less than making and encoding one.
         """
-        prices, sizes, stream = texts(row.price_exponent, self._price), texts(row.size_exponent, self._size), self._stream
-        bids, asks = [",".join([f'["{prices[p]}","{sizes[s]}"]' for p, s in side.items()]) for side in sides]
+        symbol, sequence, recv_ns, venue_ns, price_exponent, size_exponent = row
+        prices, sizes, stream = texts(price_exponent, self._price), texts(size_exponent, self._size), self._stream
+        bids, asks = [",".join([f'["{prices[p]}","{sizes[s]}"]' for p, s in side]) for side in sides]
         after = "" if before is None else f'"prev_position":"{stream}:{before}",'
         data = (
-            f'{{"type":"book","symbol":{_quoted(row.symbol)},"position":"{stream}:{row.sequence}",'
-            f'{after}"kind":"delta","state":"VALID","bids":[{bids}],"asks":[{asks}]'
-            f"{_instant('recv', row.recv_ns)}{_instant('venue', row.venue_ns)}}}"
+            f'{{"type":"book","symbol":{_quoted(symbol)},"position":"{stream}:{sequence}",{after}"kind":"delta","state":"VALID",'
+            f'"bids":[{bids}],"asks":[{asks}]{_instant("recv", recv_ns)}{_instant("venue", venue_ns)}}}'
         )
-        return Update(("book", row.symbol), stream, row.sequence, data=data.encode())
+        return Update(("book", symbol), stream, sequence, made=data.encode())
 
     def book(self, symbol: str, top: BookTop, sides: tuple[Any, Any], before: int | None = None) -> Update:
         """The whole book: `sides` are arrays of `BookProjection.sides`, 16 bytes a level. Written out if it is wanted."""
@@ -93,16 +95,20 @@ class Shown:
         return Update(("book", symbol), self._stream, top.sequence, make, weight=1 + sum(map(len, sides)))
 
     def bbo(self, symbol: str, sequence: int, top: BookTop, kind: Kind, before: int | None = None) -> Update:
-        def make(position: str) -> m.Message:
-            bid, ask = (self._levels([best] if best else [], top.price_exponent, top.size_exponent) for best in (top.bid, top.ask))
-            state: Any = _STATE[top.state]
-            return m.BboData(
-                kind=kind, symbol=symbol, position=position, prev_position=self._before(before), state=state,
-                bid=bid[0] if bid else None, ask=ask[0] if ask else None,
-                recv_time=when(top.recv_ns), recv_ns=top.recv_ns, venue_time=when(top.venue_ns), venue_ns=top.venue_ns,
-            )  # fmt: skip
+        """Written out if it is wanted: what it is made of is one tuple of numbers and texts, which the collector does not walk."""
+        state, bid, ask, price_exponent, size_exponent, _, venue_ns, recv_ns = top
+        of = symbol, kind, before, _STATE[state], bid, ask, price_exponent, size_exponent, venue_ns, recv_ns
+        return Update(("bbo", symbol), self._stream, sequence, self._make_bbo, of)
 
-        return self._update("bbo", symbol, sequence, make)
+    def _bbo(  # noqa: PLR0917  (of a tuple)
+        self, position: str, symbol: str, kind: Kind, before: int | None, state: Any, bid: Level | None, ask: Level | None,
+        price_exponent: int, size_exponent: int, venue_ns: int, recv_ns: int,
+    ) -> m.Message:  # fmt: skip
+        bids, asks = (self._levels([best] if best else [], price_exponent, size_exponent) for best in (bid, ask))
+        return m.BboData(
+            kind=kind, symbol=symbol, position=position, prev_position=self._before(before), state=state, bid=bids[0] if bids else None,
+            ask=asks[0] if asks else None, recv_time=when(recv_ns), recv_ns=recv_ns, venue_time=when(venue_ns), venue_ns=venue_ns,
+        )  # fmt: skip
 
     def stale(self, symbol: str, sequence: int, reason: str) -> Update:
         return self._update("book", symbol, sequence, lambda position: m.Stale(symbol=symbol, position=position, reason=reason))

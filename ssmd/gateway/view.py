@@ -7,7 +7,7 @@ end are folded in blocks; those that clients may still ask for, and all that com
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -31,7 +31,7 @@ from ssmd.gateway.kept import Kept
 from ssmd.gateway.message import Update
 from ssmd.gateway.over import LOOK_NS, MANY, Forgotten, over
 from ssmd.gateway.recent import RECENT_MESSAGES, Recent
-from ssmd.gateway.shown import Row, Shown
+from ssmd.gateway.shown import Levels, Row, Shown
 from ssmd.render import LEAST_DECIMALS
 from ssmd.services.restoring import restore_newest
 
@@ -264,7 +264,7 @@ class MarketView:
             row = Row(block.symbols[symbol], *rest)
             if kind in _BOOKS:
                 top, sizes = trace(at)
-                self._book(row, top, None if kind == Kind.book else zip(changes[body : body + count], sizes, strict=True), out)
+                self._book(row, top, None if kind == Kind.book else (changes[body : body + count], sizes), out)
             elif kind == Kind.trade:
                 was = self.trades.counted(row.symbol)
                 step_trade(at)
@@ -295,19 +295,16 @@ class MarketView:
         before, last[row.symbol] = last.get(row.symbol), row.sequence
         return before
 
-    def _book(self, row: Row, top: list[int], levels: Iterable[tuple[tuple[int, int], int]] | None, out: list[Update]) -> None:
-        """`top` as `BookProjection.tracer` tells it; `levels`: prices and sides of a delta, with their sizes now."""
+    def _book(self, row: Row, top: list[int], changed: tuple[Sequence[tuple[int, int]], list[int]] | None, out: list[Update]) -> None:
+        """`top` as `BookProjection.tracer` tells it; `changed`: prices and sides of a delta, and their sizes now."""
         if top[k.P_SEQUENCE] == row.sequence:  # else of a connection that the book does not follow, or of a book without a snapshot
             before = self._after("book", row)
             if top[k.P_STATE] != k.VALID:
                 out.append(self._shown.stale(row.symbol, row.sequence, "an entry contradicts the book"))
-            elif levels is None:
+            elif changed is None:
                 out.append(self._shown.book(row.symbol, top_of(top), self.books.sides(row.symbol), before))
             else:
-                sides: tuple[dict[int, int], dict[int, int]] = ({}, {})
-                for (price, side), size in levels:
-                    sides[side][price] = size
-                out.append(self._shown.delta(row, sides, before))
+                out.append(self._shown.delta(row, _by_side(*changed), before))
         if top[k.P_CHANGED]:
             self._tell_best(row, top_of(top), out)
 
@@ -375,6 +372,18 @@ class MarketView:
             case "market" if symbol in self._listed:
                 return self._shown.market(symbol, sequence or self._begun, self.statuses.status(symbol), "snapshot")
         return None
+
+
+def _by_side(changes: Sequence[tuple[int, int]], sizes: list[int]) -> tuple[Levels, Levels]:
+    """Levels of both sides, each once."""
+    if len(sizes) == 1:
+        [(price, side)] = changes
+        only = ((price, sizes[0]),)
+        return ((), only) if side else (only, ())
+    sides: tuple[dict[int, int], dict[int, int]] = ({}, {})
+    for (price, side), size in zip(changes, sizes, strict=True):
+        sides[side][price] = size
+    return sides[0].items(), sides[1].items()
 
 
 def block_of(records: Sequence[Record]) -> Block:

@@ -197,4 +197,4 @@ def test_the_text_of_a_delta_is_that_of_its_message(row: Row, before: int | None
         state="VALID", bids=bids, asks=asks, recv_time=rfc3339(row.recv_ns), recv_ns=row.recv_ns,
         venue_time=rfc3339(row.venue_ns), venue_ns=row.venue_ns,
     )  # fmt: skip
-    assert Shown("t_md_0", (4, 2)).delta(row, sides, before).data == encode(said)
+    assert Shown("t_md_0", (4, 2)).delta(row, (sides[0].items(), sides[1].items()), before).data == encode(said)
