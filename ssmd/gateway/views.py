@@ -85,7 +85,7 @@ class DayView:
                 who=fact.who, why=str(detail.get("why", "")), time=when(fact.at_ns), time_ns=fact.at_ns,
             )  # fmt: skip
             self._before = record.sequence
-            update = Update(("day", ""), self.stream.name, record.sequence, lambda _, said=said: said)  # type: ignore[misc]
+            update = Update(("day", ""), self.stream.name, record.sequence, lambda _, said=said: said)
             self._days[fact.day] = update
             while len(self._days) > self._most:
                 day = min(self._days)
