@@ -70,6 +70,43 @@ def client_of(hub: Hub, output: Line, name: str = "c1") -> Client:
     return client
 
 
+class Still(asyncio.SelectorEventLoop):
+    """Its time is what the test says."""
+
+    now_s = 1_000.0
+
+    def time(self) -> float:
+        return self.now_s
+
+
+def test_what_comes_goes_out_at_once_and_then_in_one_frame_every_five_milliseconds() -> None:
+    loop = Still()
+
+    async def body() -> None:
+        hub, output, number = Hub(Nothing(), WallClock()), Line(), itertools.count(1)
+        client_of(hub, output).add(("trade",), frozenset({("trade", "all", "")}), "realtime", 0).attached = True
+        hub.regroup(*hub.clients.values())
+
+        async def publish(at_ms: float, count: int = 1) -> list[int]:
+            """Messages of each frame that is written by then."""
+            loop.now_s = 1_000 + at_ms / 1_000
+            hub.publish([trade(("trade", "A"), next(number)) for _ in range(count)])
+            for _ in range(5):  # for what is due by now
+                await asyncio.sleep(0)
+            return [frame.count(b'"type":"trade"') for frame in output.frames]
+
+        assert await publish(0) == [1]
+        assert await publish(0.1) == [1]
+        assert await publish(4.9, 3) == [1]
+        assert await publish(5.01, 2) == [1, 6]
+        assert await publish(7) == [1, 6]
+        assert await publish(10.1) == [1, 6, 2]
+        assert await publish(60) == [1, 6, 2, 1]
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(body())
+
+
 def test_where_writing_takes_long_frames_grow_and_the_loop_is_left_half_of_its_time() -> None:
     async def body() -> None:
         hub, output = Hub(Nothing(), WallClock()), Line(WRITE_S)
