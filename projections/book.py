@@ -84,6 +84,9 @@ class _Saved(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     levels: bytes
 
 
+_SAVED = msgspec.msgpack.Decoder(_Saved)
+
+
 class BookProjection:
     name = "book"
     version = 1
@@ -322,7 +325,7 @@ class BookProjection:
 
     def restore(self, snapshot: bytes) -> None:
         try:
-            saved = msgspec.msgpack.decode(snapshot, type=_Saved)
+            saved = _SAVED.decode(snapshot)
             books = np.frombuffer(saved.books, np.int64).reshape(-1, k.B_COLUMNS).copy()
             levels = np.frombuffer(saved.levels, np.int64).reshape(-1, 2)
             counts = books[:, k.B_COUNT : k.B_COUNT + 2]

@@ -73,6 +73,9 @@ class _Saved(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     channels: list[tuple[str, _Channel]]
 
 
+_SAVED = msgspec.msgpack.Decoder(_Saved)
+
+
 class _Channel(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     entries: list[int] = msgspec.field(default_factory=lambda: [0, 0, 0, 0])  # by status, of finished intervals
     gaps: list[tuple[str, str, int, int]] = msgspec.field(default_factory=list)  # sorted
@@ -369,7 +372,7 @@ class CoverageProjection:
 
     def restore(self, snapshot: bytes) -> None:
         try:
-            saved = msgspec.msgpack.decode(snapshot, type=_Saved)
+            saved = _SAVED.decode(snapshot)
             rows = np.array([row for *_, row in saved.links], np.int64).reshape(-1, k.L_COLUMNS)
         except (msgspec.MsgspecError, ValueError) as error:
             raise BadObject(f"not a snapshot of {self.name} {self.version}: {error}; rebuild from the journal") from error

@@ -62,6 +62,9 @@ class _Data(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     closing: bool = False
 
 
+_DATA = msgspec.json.Decoder(_Data)
+
+
 def digest_entry(digest: Digest) -> Entry:
     return _entry(DIGEST, digest, "", closing=False)
 
@@ -85,7 +88,7 @@ def parse(entry: Entry) -> Digest | Checkpoint | None:
     if not isinstance(body, Event) or body.type not in (DIGEST, CHECKPOINT):
         return None
     try:
-        data = msgspec.json.decode(body.data, type=_Data)
+        data = _DATA.decode(body.data)
     except msgspec.MsgspecError as error:
         raise BadObject(f"system entry {entry.id} is no {body.type}: {error}") from error
     digest = Digest(

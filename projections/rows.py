@@ -106,10 +106,12 @@ def cold_entry(block: Block, row: Any) -> Entry:
     return decode(block.cold[int(row["body"])])
 
 
-def unpacked(snapshot: bytes, kind: type[_T], fold: Versioned) -> _T:
-    """What `fold` has packed. Raises `BadObject` for another's snapshot."""
+def unpacked(snapshot: bytes, decoder: msgspec.msgpack.Decoder[_T], fold: Versioned) -> _T:
+    """What `fold` has packed. Raises `BadObject` for another's snapshot. A decoder is made at import: two threads that are the first to
+    decode a type may crash.
+    """
     try:
-        return msgspec.msgpack.decode(snapshot, type=kind)
+        return decoder.decode(snapshot)
     except msgspec.MsgspecError as error:
         raise BadObject(f"not a snapshot of {fold.name} {fold.version}: {error}; rebuild from the journal") from error
 

@@ -34,6 +34,9 @@ class _Saved(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     markets: list[tuple[str, Known]]
 
 
+_SAVED = msgspec.msgpack.Decoder(_Saved)
+
+
 def change_of(entry: Entry) -> Change | None:
     """The change that an entry is; None for any other entry. Raises `CorruptionError`."""
     body = entry.body
@@ -114,7 +117,7 @@ class SecmasterProjection:
         return msgspec.msgpack.encode(_Saved(self._cursor.day, self._cursor.sequence, sorted(self._known.items())))
 
     def restore(self, snapshot: bytes) -> None:
-        saved = unpacked(snapshot, _Saved, self)
+        saved = unpacked(snapshot, _SAVED, self)
         self._cursor = Cursor(saved.day, saved.sequence)
         self._known = dict(saved.markets)
         self._touched = set(self._known)

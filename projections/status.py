@@ -36,6 +36,9 @@ class _Saved(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     markets: list[tuple[str, StatusView]]
 
 
+_SAVED = msgspec.msgpack.Decoder(_Saved)
+
+
 class StatusProjection:
     name = "status"
     version = 1
@@ -97,7 +100,7 @@ class StatusProjection:
         return msgspec.msgpack.encode(_Saved(self._cursor.day, self._cursor.sequence, sorted(self._markets.items())))
 
     def restore(self, snapshot: bytes) -> None:
-        saved = unpacked(snapshot, _Saved, self)
+        saved = unpacked(snapshot, _SAVED, self)
         self._cursor = Cursor(saved.day, saved.sequence)
         self._markets = dict(saved.markets)
         self._touched = set(self._markets)

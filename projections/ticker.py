@@ -32,6 +32,9 @@ class _Saved(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     table: Saved
 
 
+_SAVED = msgspec.msgpack.Decoder(_Saved)
+
+
 class TickerProjection:
     name = "ticker"
     version = 1
@@ -86,6 +89,6 @@ class TickerProjection:
         return msgspec.msgpack.encode(_Saved(self._cursor.day, self._cursor.sequence, self._table.save()))
 
     def restore(self, snapshot: bytes) -> None:
-        saved = unpacked(snapshot, _Saved, self)
+        saved = unpacked(snapshot, _SAVED, self)
         self._table.load(saved.table)
         self._cursor = Cursor(saved.day, saved.sequence)

@@ -59,6 +59,9 @@ class _Saved(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     newer: bytes
 
 
+_SAVED = msgspec.msgpack.Decoder(_Saved)
+
+
 class TradesProjection:
     name = "trades"
     version = 1
@@ -153,7 +156,7 @@ class TradesProjection:
 
     def restore(self, snapshot: bytes) -> None:
         try:
-            saved = msgspec.msgpack.decode(snapshot, type=_Saved)
+            saved = _SAVED.decode(snapshot)
             older, newer = (np.frombuffer(ids, np.uint64).reshape(-1, 2) for ids in (saved.older, saved.newer))
         except (msgspec.MsgspecError, ValueError) as error:
             raise BadObject(f"not a snapshot of {self.name} {self.version}: {error}; rebuild from the journal") from error
