@@ -73,9 +73,6 @@ class _Saved(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     channels: list[tuple[str, _Channel]]
 
 
-_SAVED = msgspec.msgpack.Decoder(_Saved)
-
-
 class _Channel(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     entries: list[int] = msgspec.field(default_factory=lambda: [0, 0, 0, 0])  # by status, of finished intervals
     gaps: list[tuple[str, str, int, int]] = msgspec.field(default_factory=list)  # sorted
@@ -99,6 +96,9 @@ class _Channel(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
         gaps[interval.cause, interval.healed_by] = (count + 1, total + missing)
         self.gaps = sorted((c, h, n, m) for (c, h), (n, m) in gaps.items())
         self.keep(interval)
+
+
+_SAVED = msgspec.msgpack.Decoder(_Saved)
 
 
 @dataclass
