@@ -73,6 +73,9 @@ class ServerState(msgspec.Struct, frozen=True):
         return self.guard.alive and self.server.alive
 
 
+_STATE = msgspec.json.Decoder(ServerState)  # made once, since two threads that are the first to decode a type may crash
+
+
 def _started(pid: int) -> str:
     """When the process was started, in some unit; empty when there is none or only its zombie."""
     try:
@@ -89,7 +92,7 @@ def _started(pid: int) -> str:
 def read_state(data_dir: Path) -> ServerState | None:
     """Who serves the directory, by its ``server.json``; it may be dead."""
     try:
-        return msgspec.json.decode((data_dir / "server.json").read_bytes(), type=ServerState)
+        return _STATE.decode((data_dir / "server.json").read_bytes())
     except (OSError, msgspec.MsgspecError):
         return None
 

@@ -72,6 +72,9 @@ class RawLine(msgspec.Struct, frozen=True, gc=False):
         return self.text.encode() if self.text is not None else b64decode(self.b64 or "")
 
 
+_RAW_LINES = msgspec.json.Decoder(RawLine)  # made once, since two threads that are the first to decode a type may crash
+
+
 class GapNote(msgspec.Struct, frozen=True):
     """A gap entry, as manifests list them."""
 
@@ -321,10 +324,9 @@ def read_segment(data: bytes) -> Iterator[Block]:
 def read_raw(data: bytes) -> Iterator[RawLine]:
     """Every line of a raw object, in order. Raises `BadObject`."""
     zstd, view = zstandard.ZstdDecompressor(), memoryview(data)
-    decode = msgspec.json.Decoder(RawLine).decode_lines
     for offset, size, raw_size in frames(data):
         try:
-            yield from decode(decompress(zstd, view[offset : offset + size], raw_size))
+            yield from _RAW_LINES.decode_lines(decompress(zstd, view[offset : offset + size], raw_size))
         except msgspec.MsgspecError as error:
             raise BadObject(f"a raw segment has a line that is none of ours: {error}") from error
 

@@ -62,7 +62,7 @@ class _Data(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     closing: bool = False
 
 
-_DATA = msgspec.json.Decoder(_Data)
+_DATA = msgspec.json.Decoder(_Data)  # made once, since two threads that are the first to decode a type may crash
 
 
 def digest_entry(digest: Digest) -> Entry:

@@ -37,6 +37,10 @@ class State(Protocol):
 
     def positions(self) -> list[str]: ...
 
+    def mark(self) -> str:
+        """Of the entries at `positions`."""
+        ...
+
     def kinds(self, symbol: str) -> tuple[str, str]:
         """Series and category of a symbol, "" where not known."""
         ...
@@ -271,8 +275,8 @@ class Hub:
         while True:
             await self.clock.sleep(_LOOK_S)
             now_ns, wall_ns = self.clock.mono_ns(), self.clock.wall_ns()
-            beat = m.Heartbeat(positions=self.state.positions(), time=m.when(wall_ns), time_ns=wall_ns)
-            behind = msgspec.structs.replace(beat, positions=[])
+            beat = m.Heartbeat(positions=self.state.positions(), mark=self.state.mark(), time=m.when(wall_ns), time_ns=wall_ns)
+            behind = msgspec.structs.replace(beat, positions=[], mark="")
             for client in tuple(self.clients.values()):
                 if client.paused:
                     client.stuck_mono_ns = client.stuck_mono_ns or now_ns

@@ -1,8 +1,8 @@
 """Whether the stream that a client knows is the one that is served: sequences alone do not tell one that was made anew, or restored, and
 has grown past where the client was.
 
-A mark is what the gateway gives out with `subscribed` and `pong`, and a client gives back to resume: the entry at which each stream is, as
-``stream:sequence:digest``, joined by commas. It holds if the journal has that entry there.
+A mark is what the gateway gives out with `subscribed`, `heartbeat` and `pong`, and a client gives back to resume: the entry at which each
+stream is, as ``stream:sequence:digest``, joined by commas. It holds if the journal has that entry there.
 """
 
 from __future__ import annotations

@@ -259,9 +259,10 @@ class Mode(Message, tag="mode", kw_only=True):
 
 
 class Heartbeat(Message, tag="heartbeat", kw_only=True):
-    """Nothing was sent for a while; all up to `positions` was seen. There are none while a subscription is being resumed."""
+    """Nothing was sent for a while; all up to `positions` was seen. Neither they nor `mark` are there while a subscription is resumed."""
 
     positions: list[str]
+    mark: str = ""
     time: str
     time_ns: int
 

@@ -13,7 +13,7 @@ from journal.subjects import parse_position
 from ssmd.gateway import message as m
 from ssmd.gateway.client import Client
 from ssmd.gateway.hub import Hub
-from ssmd.gateway.marks import Marks, mark_of
+from ssmd.gateway.marks import Marks
 from ssmd.gateway.message import STATE_CHANNELS
 from ssmd.gateway.rates import Rates
 from ssmd.gateway.replays import Archives, Replays
@@ -86,7 +86,7 @@ class Sessions:
                 client.tell(m.Configured(id=request.id, policy=request.policy.value))
             case Ping():
                 now_ns = self.clock.wall_ns()
-                client.tell(m.Pong(id=request.id, mark=mark_of(self.views.shards), time=m.when(now_ns), time_ns=now_ns))
+                client.tell(m.Pong(id=request.id, mark=self.views.mark(), time=m.when(now_ns), time_ns=now_ns))
 
     # --- subscribing --------------------------------------------------------------------------------------------------------
 
@@ -129,7 +129,7 @@ class Sessions:
                 resumed=not refused if resumes else None,
                 resume_from=[f"{v.stream.name}:{max(v.recent.since, v.resumable)}" for v, _, _ in resumes] if refused else [],
                 reason=refuted or next((v.broken for v, n, _ in resumes if n <= v.resumable and v.broken), "") if refused else "",
-                mark=mark_of(self.views.shards),
+                mark=self.views.mark(),
             )
         )  # fmt: skip
         if subscription.missed:

@@ -20,6 +20,7 @@ from projections.ticker import TickerView
 from projections.trades import TradeView
 from ssmd.gateway import message as m
 from ssmd.gateway.kinds import Kinds
+from ssmd.gateway.marks import mark_of
 from ssmd.gateway.message import Update, when
 from ssmd.gateway.problem import Problem
 from ssmd.gateway.view import MarketView, Publish
@@ -228,6 +229,10 @@ class Views:
     def positions(self) -> list[str]:
         """How far each market stream is folded."""
         return [f"{view.stream.name}:{view.position}" for view in self.shards]
+
+    def mark(self) -> str:
+        """Of the entries that they are at."""
+        return mark_of(self.shards)
 
     async def lag(self, journal: JournalReader) -> dict[str, int]:
         """Entries of each stream that are not folded yet. Raises `StoreError`."""

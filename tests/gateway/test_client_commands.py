@@ -195,6 +195,19 @@ def test_watching_goes_on_while_the_gateway_is_away_and_ends_where_it_refuses(ca
     assert (told.out.split(), told.err) == (["id", "c1", "c2"], "ssmd: it does not answer\n")
 
 
+def test_keys_that_are_made_and_revoked_are_in_the_journal_with_who_and_why(served: Served) -> None:
+    made = document(served, "gateway_key_created", "gateway", "key", "create", "ledger", "--scope", "admin", "--reason", "for the books")
+    gone = document(served, "gateway_key", "gateway", "key", "revoke", "ledger", "--reason", "the books are closed")
+    tail = ran(served, "journal", "tail", "local.key", "-o", "jsonl")
+    assert tail.returncode == 0, tail
+    said = [json.loads(line)["body"] for line in tail.stdout.splitlines()]
+    one, other = [body for body in said if body["data"]["state"].get("key_id") == made["id"]]
+    assert (one["who"], one["why"]) == (made["created_by"], "for the books")
+    assert (other["who"], other["why"]) == (gone["revoked_by"], "the books are closed")
+    assert (one["data"]["state"]["label"], one["data"]["state"]["scopes"]) == ("ledger", ["admin"])
+    assert made["key"].rpartition("_")[2] not in tail.stdout
+
+
 def test_keys_are_printed_as_their_schemas_say(served: Served) -> None:
     made = document(served, "gateway_key_created", "gateway", "key", "create", "local", "desk-7", "--feed", "kalshi", "--expires", "90d")
     assert made["expires_ns"] - made["created_ns"] == pytest.approx(90 * 86_400 * 10**9, rel=1e-3)

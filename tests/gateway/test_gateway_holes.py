@@ -312,6 +312,26 @@ def test_a_gateway_that_was_started_since_knows_the_stream_by_the_mark(tmp_path:
     asyncio.run(run())
 
 
+def test_an_idle_client_that_notes_positions_of_heartbeats_has_their_mark(tmp_path: Path) -> None:
+    """A stream that was restored to between its mark and its position, and has grown past that, was taken for the one it knew."""
+
+    async def run() -> None:
+        market = Market(random.Random(8), 3)
+        with nats_server(tmp_path) as server:
+            async with journal_of(server) as journal, gateway_of(server, tmp_path) as gateway:
+                gateway.hub.heartbeat_s = 0.2
+                async with client_of(gateway.port, "channels=day&symbols=*") as ws:
+                    assert "mark" not in await next_of(ws, "subscribed"), "nothing is journalled yet"
+                    await write(journal, market, 200)
+                    while (beat := await next_of(ws, "heartbeat"))["positions"] != [f"{STREAM.name}:200"]:
+                        pass
+                    await send(ws, op="ping")
+                    assert beat["mark"] == (await next_of(ws, "pong"))["mark"]
+                    assert beat["mark"].startswith(f"{STREAM.name}:200:")
+
+    asyncio.run(run())
+
+
 async def asked(port: int, resume: str) -> dict[str, Any]:
     """What a subscription is told, and the same by the mark of a pong."""
     async with client_of(port, f"symbols=*&channels=book{resume}") as ws:

@@ -30,6 +30,9 @@ class Nothing:
     def positions(self) -> list[str]:
         return ["s:5"]
 
+    def mark(self) -> str:
+        return "s:5:digest"
+
     def kinds(self, symbol: str) -> tuple[str, str]:
         del symbol
         return "", ""
@@ -170,19 +173,19 @@ def test_what_fills_many_frames_is_framed_once_for_all_and_who_stops_in_between_
 
 
 def test_who_is_still_being_told_what_it_missed_is_told_no_position_that_it_has_not_had() -> None:
-    async def heartbeat(*, attached: bool) -> list[str]:
+    async def heartbeat(*, attached: bool) -> tuple[list[str], str | None]:
         hub, output = Hub(Nothing(), WallClock(), heartbeat_s=0.01), Line()
         client_of(hub, output).add(("trade",), frozenset({("trade", "all", "")}), "realtime", 0).attached = attached
         watching = asyncio.create_task(hub.watch())
         await until(lambda: output.frames, "a heartbeat")
         watching.cancel()
-        [told] = json.loads(output.frames[0][2:])
+        frame = output.frames[0]
+        [told] = json.loads(frame[frame.index(b'[{"') :])
         assert told["type"] == "heartbeat"
-        positions: list[str] = told["positions"]
-        return positions
+        return told["positions"], told.get("mark")
 
-    assert asyncio.run(heartbeat(attached=True)) == ["s:5"]
-    assert asyncio.run(heartbeat(attached=False)) == []
+    assert asyncio.run(heartbeat(attached=True)) == (["s:5"], "s:5:digest")
+    assert asyncio.run(heartbeat(attached=False)) == ([], None)
 
 
 def test_what_cannot_be_made_for_one_client_ends_its_connection_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
