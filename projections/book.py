@@ -29,7 +29,6 @@ from projections.rows import Cursor, Names, cold_entry, epoch_meant
 _HEAD = struct.Struct("<5q")  # state, price exponent, size exponent, bids, asks
 _FIRST_POOL = 4_096  # levels
 _SUBSCRIPTION = 0xFFFFFFFF
-_COLD = frozenset({int(Kind.control), int(Kind.gap)})
 
 
 class BookState(IntEnum):
@@ -75,6 +74,12 @@ def top_of(row: list[int]) -> BookTop:
     return BookTop(_STATES[state], *best, price_exponent, size_exponent, sequence, venue_ns, recv_ns)
 
 
+def _pauses(rows: Any) -> list[int]:
+    """Where the compiled loops stop: rows of controls and gaps, and the end."""
+    kinds = rows["kind"]
+    return [*np.flatnonzero((kinds == Kind.control) | (kinds == Kind.gap)).tolist(), len(rows)]
+
+
 class _Saved(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     day: int
     sequence: int
@@ -112,9 +117,8 @@ class BookProjection:
         symbols, epochs = self._names.symbols(block), self._names.epochs(block)
         self._reserve()
         changes = block.changes.view(k.CHANGES)
-        kinds = rows["kind"]
         at = 0
-        for cold in [*np.flatnonzero((kinds == Kind.control) | (kinds == Kind.gap)).tolist(), stop]:
+        for cold in _pauses(rows):
             while (at := k.fold_books(rows, changes, at, cold, symbols, epochs, self._books, self._pool, self._used)) < cold:
                 self._make_room(4 * int(rows["count"][at]))
             if cold < stop:
@@ -131,7 +135,7 @@ class BookProjection:
         symbols, epochs = self._names.symbols(block), self._names.epochs(block)
         self._reserve()
         kinds, bodies, counts = rows["kind"], rows["body"].tolist(), rows["count"].tolist()
-        cold = [*np.flatnonzero((kinds == Kind.control) | (kinds == Kind.gap)).tolist(), len(rows)]
+        cold = _pauses(rows)
         hot = (kinds == Kind.book) | (kinds == Kind.delta)
         ends = np.maximum.accumulate(np.where(hot, rows["body"] + rows["count"], 0))  # of the changes up to a row
         tops, sizes = np.zeros((len(rows) + 1, k.P_COLUMNS), np.int64), np.zeros(len(changes), np.int64)

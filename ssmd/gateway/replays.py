@@ -28,7 +28,7 @@ _FULL = 0.25  # of a buffer: who has more gets nothing just now
 _WAIT_S = 0.02
 _PATIENCE_S = 2.0  # of a run, for all who are full
 _SPAN = 50_000  # entries of a run, where others wait for the next: seconds
-_ALL = 1 << 62
+ALL = 1 << 62  # behind every sequence
 _log = logging.getLogger("ssmd.gateway")
 _AT_ONCE = 20  # who get a chunk before the loop's other work has its turn
 
@@ -48,7 +48,7 @@ class Part(NamedTuple):
 
     chosen: frozenset[Selector]
     after: int
-    upto: int = _ALL
+    upto: int = ALL
     too: tuple[frozenset[Selector], ...] = ()
 
     def has(self, update: Update, kinds: Kinds) -> bool:
@@ -72,7 +72,7 @@ class Rider:
 
     def leave(self, name: str) -> None:
         self.wants.pop(name, None)
-        self.sequence = max(self.sequence, min((part.after for part in self.wants.values()), default=_ALL))
+        self.sequence = max(self.sequence, min((part.after for part in self.wants.values()), default=ALL))
         # What nobody else wanted was not sent for good: the buffer forgets it.
         others = frozenset[Selector]().union(*(part.chosen for part in self.wants.values()))
         self.told = [part._replace(too=(*part.too, others)) for part in self.told]

@@ -14,11 +14,10 @@ from journal.errors import SsmdError
 from ssmd.gateway import message as m
 from ssmd.gateway.client import Client, Subscription
 from ssmd.gateway.hub import Hub, failed
-from ssmd.gateway.replays import Replays, Rider
+from ssmd.gateway.replays import ALL, Replays, Rider
 from ssmd.gateway.view import MarketView
 
 _NEARLY = 500  # messages: the rest is offered at once, if it is no quarter of the buffer
-_ALL = 1 << 62
 
 
 class Resume:
@@ -68,7 +67,7 @@ class Resume:
         # Nothing is awaited from here on, so nothing comes in between.
         self._hub.distribute()
         for view, rider in riders.items():
-            self._replays.offer(rider, view.recent.behind(rider.sequence, _ALL))
+            self._replays.offer(rider, view.recent.behind(rider.sequence, ALL))
         for subscription in self._subscriptions:
             subscription.resume = None
             subscription.attached = True
